@@ -1,6 +1,6 @@
-"""Ask each instance once per period for a few tokens, over a connection of its own, and do no harm.
+"""Send each instance one canary per period: a request for a few tokens, on its own connection.
 
-A frozen runner answers every health check: only a generation shows that it generates nothing.
+A frozen runner answers every health check; only a generation shows that it is frozen.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("exporter.canary")
 
 RELOAD_S = 1.0
-"""A model that is loaded is ready in half of that."""
+"""A longer load is a reload: for a model in memory the server reports at most half of this."""
 MAX_ARRIVALS = 1000
-"""Pieces of one answer whose arrival is noted."""
+"""Pieces of one answer whose arrival time is recorded."""
 MAX_DATE_ERROR_S = 1.5
-"""A Date has whole seconds: a smaller difference to our clock is none."""
+"""A Date header has whole seconds: a smaller difference between the clocks is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryOptions:
-    """How every instance is asked. Times are in seconds."""
+    """The canary settings, the same for every instance. Times are in seconds."""
 
     period_s: float
     concurrency: int
@@ -72,7 +72,7 @@ class CanaryResult(msgspec.Struct, frozen=True, gc=False):
     detail: str = ""
     generation: Generation | None = None
     duration_s: float | None = None
-    """How long the instance took for the generation; None where it was not asked for one."""
+    """Time from the request to its end; None if no request was sent."""
 
 
 NOT_LOADED = CanaryResult(CanaryOutcome.SKIPPED_NOT_LOADED, "the model is not loaded")
@@ -82,10 +82,10 @@ SKIPPED = frozenset((CanaryOutcome.SKIPPED_BUSY, CanaryOutcome.SKIPPED_NOT_LOADE
 
 
 MAX_PATIENT = 10
-"""Times `concurrency`: under way at once, those that have made room included."""
+"""Times `concurrency`: canaries under way at once, with those that have waited for long."""
 
 
-# What to ask, and what came of it: pure
+# Decisions: what to send, and what an answer means. All pure
 
 
 def plan(
@@ -97,15 +97,15 @@ def plan(
     *,
     now_s: float,
 ) -> Prompt | CanaryResult:
-    """Return what to ask an instance that says this of itself, or why it is not asked.
+    """Return the prompt to send, or the result of a canary that is skipped.
 
     Args:
-        request: How its engine is asked.
-        values: What it said last.
+        request: The canary request of its engine.
+        values: What its last poll reported.
         model: What it is known to serve; empty while that is unknown.
-        options: How every instance is asked.
-        stay: What is known of how long its model stays.
-        now_s: By the instance's clock, in seconds since 1970 UTC.
+        options: The canary settings.
+        stay: How long its model stays in memory, as far as that is known.
+        now_s: The time on the instance's clock, in seconds since 1970 UTC.
     """
     if values.requests_running or values.requests_queued:
         return BUSY
@@ -133,7 +133,7 @@ def judge(
     sent_s: float,
     duration_s: float,
 ) -> CanaryResult:
-    """Say what a whole answer amounts to."""
+    """Return the result of a canary whose answer is complete."""
     if answer.status != 200:
         return CanaryResult(*_refusal(request.path, answer), duration_s=duration_s)
     try:
@@ -154,14 +154,14 @@ def _refusal(path: str, answer: Answer) -> tuple[CanaryOutcome, str]:
 
 
 def failure(outcome: Outcome, detail: str, duration_s: float | None = None) -> CanaryResult:
-    """Say what it amounts to that no whole answer came."""
+    """Return the result of a canary that got no complete answer."""
     is_late = outcome is Outcome.TIMEOUT
     canary_outcome = CanaryOutcome.STALLED if is_late else CanaryOutcome.ERROR
     return CanaryResult(canary_outcome, detail, duration_s=duration_s)
 
 
 def without_implausible_speed(result: CanaryResult, most: float) -> CanaryResult:
-    """Return the result without a speed that no server has."""
+    """Return the result without its speed if that is implausible."""
     generation = result.generation
     if generation is None or (generation.tokens_per_second or 0.0) <= most:
         return result
@@ -172,9 +172,9 @@ def without_implausible_speed(result: CanaryResult, most: float) -> CanaryResult
 def after_load(
     context: Context | None, result: CanaryResult, before: CanaryState | None
 ) -> Context | None:
-    """Return the choice of the context length, reversed where it had the model loaded again.
+    """Return the choice of the context length, reversed if the canary made Ollama reload the model.
 
-    After a stall it was the runner that was not there any more.
+    A load after a stall does not count: the runner had been restarted.
     """
     load_s = 0.0 if result.generation is None else result.generation.load_s or 0.0
     was_stalled = before is not None and before.n_stalled > 0
@@ -184,7 +184,7 @@ def after_load(
 
 
 def next_state(before: CanaryState | None, result: CanaryResult, at_s: float) -> CanaryState:
-    """Return what is known of an instance after one more canary."""
+    """Return an instance's canary state after one more canary."""
     outcome, detail = result.outcome, result.detail
     if outcome not in SKIPPED:
         n_before = 0 if before is None else before.n_stalled
@@ -202,7 +202,7 @@ def next_state(before: CanaryState | None, result: CanaryResult, at_s: float) ->
 
 
 class TimedConnection(Connection):
-    """A connection that notes when each piece of an answer came, and the server's clock."""
+    """A connection that records when each piece of an answer arrived, and the server's clock."""
 
     __slots__ = ("arrivals", "date")
 
@@ -215,17 +215,17 @@ class TimedConnection(Connection):
     ) -> None:
         super().__init__(loop, target, bounds, open_connections)
         self.arrivals: list[tuple[int, float]] = []
-        """Bytes of the last answer's body, and by when so many had come, in monotonic seconds."""
+        """(bytes of the last answer's body so far, when they had arrived in monotonic seconds)."""
         self.date = b""
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Note the server's time as well."""
+        """Record the Date header as well."""
         super().on_header(name, value)
         if name.lower() == b"date":
             self.date = value
 
     def on_body(self, data: bytes) -> None:
-        """Note the time of a piece as well; of too many, that of the last one."""
+        """Record the arrival time as well; beyond the bound, replace the last one."""
         if not self._body_bytes:
             self.arrivals.clear()
         super().on_body(data)
@@ -235,16 +235,16 @@ class TimedConnection(Connection):
 
 
 class CanaryClient(InstanceClient):
-    """The way to one instance for one canary."""
+    """The connection to one instance for one canary."""
 
     __slots__ = ()
 
     async def check(self, engine: Engine, requests: tuple[str, ...], deadline_s: float) -> Verdict:
-        """Ask what a poll asks."""
+        """Send the requests of a poll and judge the answers."""
         return engine.read(await self.fetch(requests, Deadlines(deadline_s, deadline_s)))
 
     async def trained(self, request: TrainedRequest, model: str, deadline_s: float) -> float | None:
-        """Ask for the longest context that a model bears; None where the server does not say."""
+        """Return the context length that the model was trained with; None if that is unknown."""
         exchange = await self._post(request.path, request.body(model), deadline_s)
         if exchange.failure is not None or exchange.answers[0].status != 200:
             return None
@@ -273,13 +273,13 @@ class CanaryClient(InstanceClient):
         return TimedConnection(loop, self._target, transport.bounds, transport.open_connections)
 
     def server_s(self, now_s: float) -> float:
-        """Return the time by the instance's clock, which may differ from ours."""
+        """Return the time on the instance's clock, which may differ from ours."""
         if not isinstance(self._connection, TimedConnection):
             return now_s
         with suppress(ValueError, OverflowError):
             server_s = parsedate_to_datetime(self._connection.date.decode("latin-1")).timestamp()
             if abs(server_s - now_s) > MAX_DATE_ERROR_S:
-                return server_s + 0.5  # in the middle of the second that it names
+                return server_s + 0.5  # the middle of that second
         return now_s
 
 
@@ -296,7 +296,7 @@ def _post(target: Target, path: str, body: bytes, user_agent: str) -> bytes:
 
 
 def _may_be_asked(scrape_target: ScrapeTarget) -> bool:
-    """Return whether an instance serves, is well, and is of a kind that can be asked."""
+    """Return whether an instance runs, is healthy, and has an engine with a canary."""
     engine = scrape_target.engine
     is_serving = scrape_target.target.state is State.RUNNING and scrape_target.row.is_up is True
     return is_serving and engine is not None and engine.canary is not None
@@ -323,7 +323,7 @@ class Canary:
         self._tasks: dict[str, asyncio.Task[None] | None] = {}
         """By instance id; None while it waits for its turn."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        """By instance id, for those that take up room: when they make it."""
+        """By instance id: canaries that count against `concurrency`, until `patience_s` is over."""
         self._n_late = 0
 
     def __repr__(self) -> str:
@@ -331,7 +331,7 @@ class Canary:
         return f"<Canary {len(self._tasks) - n_waiting} under way, {n_waiting} waiting>"
 
     async def run(self) -> None:
-        """Begin each canary when it is due, until cancelled."""
+        """Start each canary when it is due, until cancelled."""
         wheel = self._wheel
         # The wall clock may be set while we run.
         offset_s = self._clock.unix_s() - self._clock.monotonic_s()
@@ -339,7 +339,7 @@ class Canary:
         while True:
             await self._clock.sleep(wheel.starts_at_s(tick) - offset_s - self._clock.monotonic_s())
             now_tick = wheel.tick_at(self._clock.monotonic_s() + offset_s)
-            # After a long stall only one period is made up for.
+            # After a long pause of this process, at most one period of canaries is made up for.
             for due in range(max(tick, now_tick - wheel.n_slots + 1), now_tick + 1):
                 self._queue(wheel.due(due))
                 if due % wheel.n_slots == 0:
@@ -347,7 +347,7 @@ class Canary:
             tick = max(tick, now_tick + 1)
 
     async def close(self) -> None:
-        """Give up all canaries."""
+        """Cancel all canaries."""
         self._waiting.clear()
         tasks = [task for task in self._tasks.values() if task is not None]
         for task in tasks:
@@ -365,7 +365,7 @@ class Canary:
         self._start_waiting()
 
     def _start_waiting(self) -> None:
-        """Begin as many as there is room for."""
+        """Start canaries up to the limits."""
         most = self._options.concurrency
         while self._waiting and len(self._timers) < most:
             if len(self._tasks) - len(self._waiting) >= MAX_PATIENT * most:
@@ -393,7 +393,7 @@ class Canary:
         self._start_waiting()
 
     async def _ask(self, scrape_target: ScrapeTarget) -> None:
-        """Send one canary and take in what came of it."""
+        """Send one canary and record its result."""
         engine = scrape_target.engine
         if engine is None or engine.canary is None or not self._is_still_due(scrape_target):
             return
@@ -437,7 +437,7 @@ class Canary:
         client: CanaryClient,
         deadline_s: float,
     ) -> Prompt | CanaryResult:
-        """Ask what a poll asks, and decide by that."""
+        """Send the requests of a poll, and plan the canary by the answers."""
         verdict = await client.check(engine, scrape_target.requests, deadline_s)
         if verdict.outcome is not Outcome.OK:
             return failure(verdict.outcome, verdict.detail)

@@ -1,4 +1,4 @@
-"""What the canaries of a fleet found, and what they cost it."""
+"""Count the results of canaries and what they cost the fleet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 ENDED = frozenset((CanaryOutcome.OK, CanaryOutcome.STALLED))
-"""The outcomes that say how long a client waits: a refusal comes at once."""
+"""The outcomes whose duration is one that a client sees: a refusal comes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class CanaryCounters:
         generation: Generation | None,
         duration_s: float | None,
     ) -> None:
-        """Add one canary; it has a duration if a generation was asked for."""
+        """Count one canary; it has a duration if a request was sent."""
         self.results[outcome] += 1
         if duration_s is None:
             return

@@ -23,7 +23,7 @@ SPEED_KEPT_S = 3600.0
 MAX_REQUESTS_PER_SECOND = 10_000.0
 """Of one instance, failed ones included: more no HTTP server before a model ends."""
 BURST_S = 60.0
-"""So much time's work may be counted at once: some servers count a request when it ends."""
+"""A server may count the work of this long at once: some count a request only when it ends."""
 
 MAX_ERROR_TYPES = 32
 """Of one instance. What comes under more is counted together."""
@@ -33,7 +33,7 @@ class Counter(msgspec.Struct, frozen=True, gc=False):
     """A counter of an instance: its last raw value, and ours, which never goes back."""
 
     raw: float | None
-    """None where the next value only sets the mark (see `carried`)."""
+    """None where the next value only sets the mark (see `rebase`)."""
     total: float
 
 
@@ -89,7 +89,7 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     time_to_first_token: Histogram | None = None
     queue_time: Histogram | None = None
     implausible: tuple[str, ...] = ()
-    """What rose faster than any server counts, in words; none of it is in here."""
+    """The counts that rose faster than any server counts, in words; they are left out here."""
 
 
 NO_DELTA = Delta()
@@ -104,7 +104,7 @@ def update(
     now_s: float,
     max_tokens_per_second: float = MAX_TOKENS_PER_SECOND,
 ) -> tuple[CounterState, Delta]:
-    """Take in what a healthy instance says; return the new memory and what it did meanwhile."""
+    """Return the state after a healthy instance's values, and what it did since the last poll."""
     after, delta = _advanced(state, values, target, now_s)
     if delta is NO_DELTA and after.prompt is state.prompt:
         return after, delta
@@ -218,7 +218,7 @@ def rebase(state: CounterState) -> CounterState:
 
 
 def _without_marks(state: CounterState, names: Iterable[str]) -> CounterState:
-    """Return the memory from which the next values of some counts only set new marks."""
+    """Return the state in which the next values of some counts only set new marks."""
     marks = {name: _without_mark(getattr(state, name)) for name in names}
     return msgspec.structs.replace(state, **marks)
 
@@ -418,7 +418,7 @@ class FleetCounters:
         self.queue_time = MergedHistograms()
         self._recent_bounds = RecentBounds()
         self.failed_requests = 0.0
-        """Of the instances that tell durations."""
+        """Of the instances that report durations."""
         self.model_loads: dict[str, float] = {}
         """By model, as `model_unloads`."""
         self.model_unloads: dict[str, float] = {}
@@ -428,11 +428,11 @@ class FleetCounters:
 
     @property
     def requests(self) -> float | None:
-        """Return how many requests the durations are of; None until an instance tells any."""
+        """Return the number of requests in `durations`; None until an instance reports any."""
         return self.durations.count
 
     def latency_bounds(self, q: float, now_s: float) -> tuple[float, float | None] | None:
-        """Return between which latencies the q-quantile of late surely lies; None: no requests."""
+        """Return the lower and upper bound of the recent q-quantile; None: no requests."""
         return self._recent_bounds.update(q, self.durations.by_layout, now_s)
 
     def record(self, node: str, model: str, delta: Delta) -> None:

@@ -34,10 +34,10 @@ Key = TypeVar("Key", bound="str | tuple[str, ...]")
 EXPOSED_SERIES = catalogue.FLEET_SERIES + catalogue.INSTANCE_SERIES
 
 CHUNK_ROWS = 500
-"""Instances per portion: a fraction of a millisecond of rendering for one series."""
+"""Instances per chunk: a fraction of a millisecond of rendering for one series."""
 
 CHUNK_SAMPLES = 1000
-"""Samples of nodes per portion: about 2 ms of rendering."""
+"""Samples of nodes per chunk: about 2 ms of rendering."""
 
 
 class Format(StrEnum):
@@ -75,7 +75,7 @@ class Exposition:
 
 
 def assemble(rendered: Iterable[Chunk], rendered_at_s: float) -> Exposition:
-    """Put portions together in catalogue order; those of a series stay in the order given."""
+    """Put chunks together in catalogue order; those of a series stay in the order given."""
     lines_by_series: dict[Series, list[bytes]] = {series: [] for series in EXPOSED_SERIES}
     n_samples = 0
     for chunk in rendered:
@@ -87,9 +87,9 @@ def assemble(rendered: Iterable[Chunk], rendered_at_s: float) -> Exposition:
 
 
 def instance_chunks(rows: Sequence[Row], *, now_s: float) -> Iterator[Chunk]:
-    """Yield the samples of some instances, a portion per series.
+    """Yield the samples of some instances, a chunk per series.
 
-    Best called with PORTION_ROWS of them: what is known of an instance is spread over the memory,
+    Best called with CHUNK_ROWS of them: what is known of an instance is spread over the memory,
     and is then still in the processor's cache when its next series is written.
     """
     for series, lines_of in _instance_lines(now_s):
@@ -114,7 +114,7 @@ def _head(series: Series, name: str) -> bytes:
 
 
 def fleet_chunks(snapshot: Snapshot) -> Iterator[Chunk]:
-    """Yield the samples of the fleet, its models and its nodes, a portion per series."""
+    """Yield the samples of the fleet, its models and its nodes, a chunk per series."""
     fleet, shard = snapshot.fleet, snapshot.shard
     for series, value in _totals(snapshot):
         yield _labelled(series, {} if value is None else {(): value}, shard)
@@ -147,7 +147,7 @@ def _canary_chunks(canary: CanaryTotals, shard: str) -> Iterator[Chunk]:
 
 
 def _totals(snapshot: Snapshot) -> tuple[tuple[Series, float | None], ...]:
-    """Return what has one sample in a shard; None where there is no value."""
+    """Return the series with one sample per shard; None where there is no value."""
     fleet = snapshot.fleet
     return (
         (catalogue.FLEET_INVENTORY_INSTANCES, len(snapshot.rows)),
@@ -159,7 +159,7 @@ def _totals(snapshot: Snapshot) -> tuple[tuple[Series, float | None], ...]:
 
 
 def _few(fleet: Fleet) -> tuple[tuple[Series, Mapping[Any, float]], ...]:
-    """Return what has few samples, by the label values that follow the shard."""
+    """Return the series with few samples, by the label values that follow the shard."""
     return (
         (catalogue.FLEET_INSTANCES, fleet.instances),
         (catalogue.FLEET_REQUEST_LATENCY_P99_BOUND, fleet.latency_p99_bounds),
@@ -180,7 +180,7 @@ def _few(fleet: Fleet) -> tuple[tuple[Series, Mapping[Any, float]], ...]:
 
 
 def _many(fleet: Fleet) -> tuple[tuple[Series, Mapping[Any, float]], ...]:
-    """Return what has samples for each node, of which there may be tens of thousands."""
+    """Return the series with samples per node; there may be tens of thousands."""
     return (
         (catalogue.NODE_INSTANCES, fleet.node_instances),
         (catalogue.NODE_TOKENS_PER_SECOND, fleet.node_tokens_per_second),
@@ -199,7 +199,7 @@ def _labelled(series: Series, values: Mapping[Key, float], shard: str) -> Chunk:
 
 
 def _many_labelled(series: Series, values: Mapping[Key, float], shard: str) -> Iterator[Chunk]:
-    """Write many samples, in portions; an empty one after each step of sorting."""
+    """Write many samples in chunks; an empty one after each step of sorting."""
     keys, runs = list(values), []
     for first in range(0, len(keys), CHUNK_SAMPLES):
         runs.append(sorted(keys[first : first + CHUNK_SAMPLES]))
@@ -247,7 +247,7 @@ def _instance_lines(
 
 
 def _columns(now_s: float) -> tuple[tuple[Series, Column], ...]:
-    """Return the series with one value per instance: whole columns, as a call per value is dear."""
+    """Return the series with one value per instance, as columns: a call per value would be slow."""
     return (
         (catalogue.INSTANCE_UP, _up),
         (catalogue.INSTANCE_TOKENS_PER_SECOND, partial(_speed, now_s=now_s)),
@@ -311,7 +311,7 @@ def _condition_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def _has_canary(row: Row, now_s: float) -> bool:
-    """Return whether an instance that is up was asked lately."""
+    """Return whether an instance is up and was sent a canary within the last hour."""
     return row.is_up is True and row.canary is not None and not is_stale(row.canary, now_s=now_s)
 
 

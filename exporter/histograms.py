@@ -1,4 +1,4 @@
-"""Histograms of any boundaries: read, subtracted, merged, and what is sure of their quantiles."""
+"""Check, subtract and merge histograms of any boundaries, and bound their quantiles."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MAX_BUCKETS: Final = 64
 """Of one histogram; servers have up to 41."""
 MAX_BOUNDARY_CHARACTERS: Final = 32
 MAX_UNION: Final = 96
-"""Boundaries of a merged histogram: those of all engines are 90. What would be more is merged onto
-those that are there."""
+"""Boundaries of a merged histogram; all engines together have 90. A histogram that would add more
+is merged onto those that are there."""
 MAX_LAYOUTS: Final = 16
-"""Different boundaries that are told apart for the bounds of a quantile."""
+"""Layouts of boundaries that are kept apart for the bounds of a quantile; others do not count."""
 
 
 @lru_cache(maxsize=256)
@@ -47,7 +47,7 @@ def boundaries_of(les: tuple[str, ...] | tuple[bytes, ...]) -> Boundaries:
 def gained(before: Histogram | None, now: Histogram) -> Histogram | None:
     """Return what a histogram gained since it was last reported; None where that is nothing.
 
-    Zeros where it was not reported, or had other boundaries: then nothing can be told.
+    Zeros if it was not reported before, or had other boundaries: then the gain is unknown.
     """
     if before is None or before.boundaries_s != now.boundaries_s:
         return Histogram((0.0,) * len(now.cumulative), 0.0, now.boundaries_s)
@@ -55,7 +55,7 @@ def gained(before: Histogram | None, now: Histogram) -> Histogram | None:
         return None
     counts = tuple([n - m for n, m in zip(now.cumulative, before.cumulative, strict=True)])
     gained_s = now.sum_s - before.sum_s
-    # Of one life, each range between two boundaries can only have gained.
+    # While the server runs, no bucket can lose requests: else it has restarted.
     if gained_s < 0 or any(lower > upper for lower, upper in pairwise((0.0, *counts))):
         return now
     return Histogram(counts, gained_s, now.boundaries_s) if counts[-1] else None
@@ -102,7 +102,7 @@ class MergedHistograms:
 
     @property
     def count(self) -> float | None:
-        """Return how many requests were added; None until something was, if only none."""
+        """Return how many requests were added; None before the first `add`."""
         if not self.by_model:
             return None
         return sum([histogram.cumulative[-1] for histogram in self.by_model.values()])
@@ -145,7 +145,7 @@ BOUNDS_SAMPLES: Final = 6
 
 
 class RecentBounds:
-    """What is sure of a quantile over the last five minutes, whatever the boundaries are."""
+    """The bounds of a quantile over the last five minutes, whatever the boundaries are."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, Mapping[Boundaries, Histogram]]] = deque(
@@ -155,7 +155,7 @@ class RecentBounds:
     def update(
         self, q: float, by_layout: Mapping[Boundaries, Histogram], now_s: float
     ) -> tuple[float, float | None] | None:
-        """Take in the totals as they are now; return the bounds of the q-quantile of late."""
+        """Take in the totals as they are now; return the bounds of the recent q-quantile."""
         if not self._samples or now_s - self._samples[-1][0] >= BOUNDS_SAMPLE_S:
             self._samples.append((now_s, dict(by_layout)))
         before = self._samples[0][1]
@@ -167,9 +167,9 @@ class RecentBounds:
 
 
 def quantile_bounds(q: float, histograms: Sequence[Histogram]) -> tuple[float, float | None] | None:
-    """Return between which boundaries the q-quantile of all requests surely lies, in seconds.
+    """Return the boundaries between which the q-quantile of all requests lies, in seconds.
 
-    None instead of the upper one: above all boundaries. None for both: there are no requests.
+    The upper one is None if the quantile may be above all boundaries. None: there are no requests.
     """
     rank = q * sum([histogram.cumulative[-1] for histogram in histograms])
     if not rank:

@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 Answers = dict[str, Answer | PollError]
 
 ONE_BY_ONE_POLLS = 100
-"""For so many polls a server that did not bear pipelining is asked one path at a time."""
+"""For this many polls a server that failed at pipelining is asked one path at a time."""
 
 GONE = (Outcome.CLOSED, Outcome.RESET)
 
 
 @dataclass(slots=True)
 class TransportConfig:
-    """What all channels share: how to reach instances and how much of everything they may use."""
+    """What all clients share: how to reach instances, and the bounds."""
 
     resolver: Resolver
     tls: ssl.SSLContext
@@ -53,7 +53,7 @@ class TransportConfig:
 
 
 class InstanceClient:
-    """The way to one instance: connects when needed, pipelines where the server bears it."""
+    """The connection to one instance: opened when needed, pipelined where the server allows it."""
 
     __slots__ = ("_addresses", "_connection", "_one_by_one", "_requests", "_target", "_transport")
 

@@ -68,7 +68,7 @@ class InstanceView(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Of the last canary: what went wrong, or why it was skipped."""
     canary_age_seconds: float | None = None
     canary_stalled: int = 0
-    """In a row."""
+    """Stalled canaries in a row."""
     canary_tokens_per_second: float | None = None
     canary_time_to_first_token_seconds: float | None = None
     canary_waiting_seconds: float | None = None
@@ -196,7 +196,7 @@ def view(
 
 
 def last_generation(canary: CanaryState | None, *, now_s: float) -> Generation | None:
-    """Return what the last canary learned, unless that is too long ago to count."""
+    """Return what the last canary measured, unless that is too long ago to count."""
     return None if canary is None or is_stale(canary, now_s=now_s) else canary.generation
 
 
@@ -219,7 +219,7 @@ def _loaded_models(loaded: Sequence[LoadedModel] | None) -> tuple[ModelView, ...
 
 
 def start_time_s(row: Row) -> float | None:
-    """Return when an instance started, in seconds since 1970 UTC, by itself or by the inventory."""
+    """Return when an instance started, in seconds since 1970 UTC: as it reports, else as listed."""
     reported = row.counters.start_time_s
     return row.target.started_s if reported is None else reported
 

@@ -1,10 +1,10 @@
-"""Ask for a loaded model of an Ollama without a change to how long it stays in memory.
+"""Choose the `keep_alive` of a canary so that Ollama unloads the model when it would have anyway.
 
 Ollama keeps one duration per loaded model: the `keep_alive` of the last request that had one. Each
 request that ends moves the model's expiry to then plus that duration. A canary that sends the time
-that is left keeps the expiry, but also becomes the duration of later requests that send none. So
-what it took from them is given back with the next canary, and a model is left alone in the second
-half of its stay: no stay is ever cut by more than half, nor for longer than a period.
+that is left keeps the expiry, but that time also becomes the duration of later requests that send
+no `keep_alive`. The next canary gives back what those requests lost, and no canary is sent in the
+second half of a stay: no stay is ever cut by more than half, nor for longer than a period.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FOREVER = -1
 MINUTE_S = 60.0
 """Stays are whole minutes, as people set them; a poll comes some seconds after a request."""
 SAME_S = 1.0
-"""Expiries so close are one: a canary that is under way moves it by its own duration."""
+"""Expiries this close are the same: a canary under way moves the expiry by its own duration."""
 
 
 def chosen(loaded: Sequence[LoadedModel], name: str) -> LoadedModel | None:
@@ -36,12 +36,12 @@ def chosen(loaded: Sequence[LoadedModel], name: str) -> LoadedModel | None:
 
 
 def watch(stay: Stay | None, model: LoadedModel | None, now_s: float) -> Stay | None:
-    """Return what is known of a model's stay after one more look at it.
+    """Return the stay of a model after one more look at `/api/ps`.
 
     Args:
-        stay: What was known.
-        model: As it is loaded now.
-        now_s: By the instance's clock, in seconds since 1970 UTC.
+        stay: The stay as known so far.
+        model: The model as it is loaded now.
+        now_s: The time on the instance's clock, in seconds since 1970 UTC.
     """
     if model is None or model.expires_at_s is None:
         return None
@@ -50,7 +50,7 @@ def watch(stay: Stay | None, model: LoadedModel | None, now_s: float) -> Stay | 
         return _new(model.name, expires_s, now_s)
     if expires_s <= stay.expires_at_s + SAME_S:
         return stay
-    # A request has ended since. Its stay is its own, or what the last canary has left to it.
+    # A request ended since then. It sent its own `keep_alive`, or got that of the last canary.
     if stay.sent_s is None or expires_s - now_s > stay.sent_s:
         return _new(model.name, expires_s, now_s)
     owed_s = stay.usual_s - stay.sent_s
@@ -62,23 +62,23 @@ def _new(model: str, expires_s: float, now_s: float) -> Stay:
 
 
 def left_s(stay: Stay, now_s: float) -> float:
-    """Return how long a model would still stay if canaries had never been sent."""
+    """Return how long the model would still stay loaded if no canary had ever been sent."""
     return stay.expires_at_s + stay.owed_s - now_s
 
 
 def is_leaving(stay: Stay, now_s: float) -> bool:
-    """Return whether a model is in the second half of its stay, in which it is left alone.
+    """Return whether a model is in the second half of its stay, in which no canary is sent.
 
-    One whose time is over is in use: it goes when that ends, unless more requests come.
+    A model whose time is over is in use: Ollama unloads it after the last request.
     """
     return 0 < left_s(stay, now_s) < stay.usual_s / 2
 
 
 def keep_alive(model: LoadedModel, stay: Stay | None, now_s: float) -> str | int | None:
-    """Return the `keep_alive` of a request after which the model goes when it would have gone.
+    """Return the `keep_alive` to send; None: send none.
 
-    None, to send none: a request is under way, at whose end Ollama sets the expiry anew; or the
-    server does not say when the model goes.
+    None if the server does not say when it unloads the model, or if that time is over: then a
+    request is under way, and Ollama sets the expiry again when it ends.
     """
     if model.is_pinned:
         return FOREVER
@@ -89,7 +89,7 @@ def keep_alive(model: LoadedModel, stay: Stay | None, now_s: float) -> str | int
 
 
 def after_canary(stay: Stay | None, sent_at_s: float, ended_at_s: float) -> Stay | None:
-    """Return what is known of a model's stay once a canary with our `keep_alive` has ended."""
+    """Return the stay of a model after a canary with our `keep_alive` has ended."""
     if stay is None or (sent_s := left_s(stay, sent_at_s)) <= 0:
         return stay
     return Stay(stay.model, ended_at_s + sent_s, stay.usual_s, sent_s)

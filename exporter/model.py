@@ -163,7 +163,8 @@ class LoadedModel(msgspec.Struct, frozen=True, gc=False):
     vram_bytes: float | None = None
     """Less than `size_bytes`: partly or wholly on the CPU."""
     expires_at_s: float | None = None
-    """When it is unloaded if nobody asks, in seconds since 1970 UTC. None: never, or not said."""
+    """When the server unloads it if no request comes, in seconds since 1970 UTC. None: never, or
+    the server does not say."""
     context_length: float | None = None
     is_pinned: bool = False
     """Whether it never expires."""
@@ -224,31 +225,31 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 
 
 class Generation(msgspec.Struct, frozen=True, gc=False):
-    """What a canary learned from one answer. None means that the server does not say."""
+    """What a canary measured. None means that the server does not say."""
 
     n_tokens: float
     tokens_per_second: float | None = None
     time_to_first_token_s: float | None = None
     waiting_s: float | None = None
-    """In the server's own queue."""
+    """Time in the server's own queue."""
     load_s: float | None = None
-    """For the model to be loaded."""
+    """Time to load the model."""
     duration_s: float = 0.0
     """Of the whole request."""
 
 
 class Stay(msgspec.Struct, frozen=True, gc=False):
-    """How long a model stays in an instance's memory, as far as was seen. Times are in seconds."""
+    """How long a model stays in an instance's memory, as seen so far. Times are in seconds."""
 
     model: str
     expires_at_s: float
     """Since 1970 UTC."""
     usual_s: float
-    """What requests give it."""
+    """The `keep_alive` of requests."""
     sent_s: float | None = None
-    """What the last canary gave it."""
+    """The `keep_alive` of the last canary."""
     owed_s: float = 0.0
-    """What later requests were given less by that."""
+    """By how much the last canary shortened the stay of later requests."""
 
 
 class Context(msgspec.Struct, frozen=True, gc=False):
@@ -256,13 +257,13 @@ class Context(msgspec.Struct, frozen=True, gc=False):
 
     model: str
     trained: float | None
-    """The longest that the model bears; None: not said."""
+    """The context length that the model was trained with; None: the server does not say."""
     is_reversed: bool = False
     """Whether the last canary's choice had the model loaded again."""
 
 
 class CanaryState(msgspec.Struct, frozen=True, gc=False):
-    """What is known of one instance from its canaries so far."""
+    """The results of one instance's canaries so far."""
 
     outcome: CanaryOutcome
     """Of the last one, which may have been skipped."""
@@ -271,8 +272,8 @@ class CanaryState(msgspec.Struct, frozen=True, gc=False):
     at_s: float
     """When the last one began, in seconds since 1970 UTC."""
     n_stalled: int = 0
-    """In a row; one that was skipped as busy does not end the row."""
+    """Stalled canaries in a row; a canary skipped as busy does not end the row."""
     asked_at_s: float | None = None
-    """When the instance was last asked; None: all were skipped."""
+    """When a canary was last sent; None: all were skipped."""
     generation: Generation | None = None
-    """Of the last one that was asked; None where that failed."""
+    """Of the last canary that was sent; None if that failed."""

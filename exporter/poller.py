@@ -32,7 +32,7 @@ log = logging.getLogger("exporter.poller")
 
 STALE_INTERVALS = 3
 MIN_STALE_S = 60.0
-"""For so long, at least, the last whole cycle stands for the fleet."""
+"""The aggregates stay at least this long after the last whole cycle."""
 AT_ONCE = 10
 """Polls or changes until the event loop turns: a few milliseconds' worth, also where each takes a
 task and a connection of its own."""

@@ -107,17 +107,17 @@ class ScrapeTarget:
         """What is asked at each poll of a known server."""
         self._identify_at_s = ALWAYS_DUE_S
         self._is_unreachable = False
-        """Whether the last poll found nobody: then all others are worth no more than a try."""
+        """Whether the last poll found no server: then the next one identifies only what answers."""
         self._loading_since_s: float | None = None
-        """Start of the first poll of those in a row that found it loading."""
+        """When the first of the last polls in a row that found it loading began."""
         self._counters = counters or CounterState()
         self._canary = canary
         self.stay: Stay | None = None
-        """How long the model stays loaded that the canaries ask for; None: for ever, or unknown."""
+        """How long the canaries' model stays loaded; None: for ever, or unknown."""
         self.context: Context | None = None
         """Of the model that the canaries ask for, where that matters."""
         self.clock_offset_s = 0.0
-        """By how much the instance's clock is ahead of ours, as far as that matters."""
+        """By how much the instance's clock is ahead of ours; 0 while they agree within a second."""
         self.poll_counts = PollCounts()
         self.last_failure: LastFailure | None = None
         self._describe(target)
@@ -151,17 +151,17 @@ class ScrapeTarget:
         return self._requests
 
     def server_s(self) -> float:
-        """Return the time by the instance's clock, in seconds since 1970 UTC."""
+        """Return the time on the instance's clock, in seconds since 1970 UTC."""
         return self._options.clock.unix_s() + self.clock_offset_s
 
     def watch_stay(self, values: Values, at_s: float) -> None:
-        """Take in how long the model stays loaded, if the instance said at `at_s` which are."""
+        """Update the stay from the loaded models that the instance listed at `at_s`, if it did."""
         if values.loaded is not None:
             model = keep_alive.chosen(values.loaded, self._counters.model)
             self.stay = keep_alive.watch(self.stay, model, at_s + self.clock_offset_s)
 
     def take_canary(self, state: CanaryState) -> None:
-        """Take in what is known since the last canary."""
+        """Take over the state after a canary."""
         self._canary = state
         self._show(self.row.reading)
 
@@ -180,7 +180,7 @@ class ScrapeTarget:
         )
 
     def _paths(self) -> tuple[str, ...]:
-        """Return what is asked first; what closed its connection may have restarted."""
+        """Return the paths to ask first; a server that closed its connection may have restarted."""
         engine = self._engine
         if engine is None:
             return auto.PROBES

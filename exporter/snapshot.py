@@ -56,10 +56,10 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class ModelTotals:
-    """What the instances have of each model in memory and on disk, by model."""
+    """How many instances have each model in memory or on disk, and its memory, by model."""
 
     loaded_instances: Mapping[str, int]
-    """Also 0, of models that are missing."""
+    """0 for a model that the inventory lists but no instance has loaded."""
     on_cpu_instances: Mapping[str, int]
     loaded_bytes: Mapping[str, float]
     vram_bytes: Mapping[str, float]
@@ -68,7 +68,7 @@ class ModelTotals:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What the instances amount to. Speeds are in tokens/s and count healthy instances only."""
+    """The aggregates. Speeds are in tokens/s and count healthy instances only."""
 
     instances: Mapping[Status, int]
     tokens_per_second: Mapping[str, float]
@@ -88,10 +88,9 @@ class Fleet:
     time_to_first_token: Mapping[str, Histogram]
     queue_time: Mapping[str, Histogram]
     latency_p99_bounds: Mapping[str, float]
-    """`lower` and `upper`: where the p99 of these durations surely lies, as far as that is known.
-    """
+    """`lower` and `upper` bound of the p99 of these durations, as far as they are known."""
     requests: float | None
-    """Those that `durations` are of; None where no instance tells durations, as their errors."""
+    """The requests in `durations`; None, like their errors, if no instance reports durations."""
     request_errors: float | None
     conditions: Mapping[Condition, int]
     models: ModelTotals
@@ -115,9 +114,9 @@ class Snapshot:
 
 
 def status_of(target: Target, reading: Reading | None, canary: CanaryState | None = None) -> Status:
-    """Decide what to call an instance: the inventory says first, then its last poll.
+    """Return the status of an instance: by the inventory, else by its last poll.
 
-    Where the inventory says so, its canaries have a say as well.
+    With `health: canary` in the inventory, stalled canaries count as well.
     """
     if target.state is not State.RUNNING:
         return Status(target.state.value)
@@ -130,7 +129,7 @@ def status_of(target: Target, reading: Reading | None, canary: CanaryState | Non
 
 
 STALLS = 2
-"""Stalled canaries in a row that make an instance unhealthy: one may have waited its turn."""
+"""Stalled canaries in a row that make an instance unhealthy: one may have waited in a queue."""
 
 
 def _stalls(canary: CanaryState | None) -> bool:
@@ -166,7 +165,7 @@ def conditions_of(
     installed: Sequence[str] | None,
     canary: CanaryState | None = None,
 ) -> tuple[Condition, ...]:
-    """Return what is wrong with an instance that runs and answers."""
+    """Return the conditions of an instance that runs and whose last poll was good."""
     if reading is None or target.state is not State.RUNNING:
         return ()
     if reading.verdict.outcome is not Outcome.OK:
@@ -220,7 +219,7 @@ def escape(value: str) -> str:
 
 
 class ModelUse:
-    """What the instances have of one model in memory."""
+    """How many instances have one model in memory, and how much of it."""
 
     __slots__ = ("bytes", "n_instances", "n_on_cpu", "vram_bytes")
 
@@ -242,7 +241,7 @@ class ModelUse:
 
 
 class Aggregation:
-    """Adds up rows, in as many portions as the caller likes."""
+    """Adds up rows, chunk by chunk."""
 
     def __init__(self, *, now_s: float) -> None:
         self._now_s = now_s
@@ -254,9 +253,9 @@ class Aggregation:
         self._latencies_s: list[float] = []
         self._conditions: Counter[Condition] = Counter()
         self._models: dict[str, ModelUse] = {}
-        """By name: those that are loaded, and those that should be."""
+        """By name: the models that are loaded, and those that the inventory lists."""
         self._installed: Counter[tuple[str, ...]] = Counter()
-        """Instances by all that is on their disks, which is the same for many."""
+        """Number of instances by their list of installed models, which many share."""
 
     def add(self, rows: Sequence[Row]) -> None:
         """Take in some rows; about 1 µs each."""
@@ -298,7 +297,7 @@ class Aggregation:
         self._measured.update(measured_models)
 
     def finish(self, fleet_counters: FleetCounters) -> Fleet:
-        """Return what the rows amount to, with the ledger's totals as they are now."""
+        """Return the aggregates over the rows, with the fleet's counters as they are now."""
         counts = self._model_instances.items()
         names = _commonest(_totals((model, n) for (model, _), n in counts))
         measured = _totals((names[model], n) for model, n in self._measured.items())
@@ -370,7 +369,7 @@ def _totals(amounts: Iterable[tuple[Key, Amount]]) -> dict[Key, Amount]:
 
 
 def _commonest(n_by_model: Mapping[str, int]) -> dict[str, str]:
-    """Return the name to count each model under: of too many, only the commonest keep theirs."""
+    """Return the name to count each model under: if there are too many, the rare ones share one."""
     names: dict[str, str] = {}
     for model, _ in Counter(n_by_model).most_common():
         names[model] = bounded(model, names, MAX_MODELS)

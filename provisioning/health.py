@@ -28,15 +28,15 @@ log = logging.getLogger("provisioning.health")
 IDLE_S = 0.5
 """How long to wait for something to be watched, and how soon something new may be due."""
 MAX_AT_ONCE = 1000
-"""10,000 instances that all hang for 2 s would take 2,000 descriptors; those that wait for their
-turn are asked late, which is no failure."""
+"""10,000 instances that all hang for 2 s would take 2,000 descriptors. A probe that waits for its
+turn is late, which is no failure."""
 MAX_CANARIES_AT_ONCE = 100
-"""Beside those: canaries that stall must not hold up health checks."""
+"""In addition: stalled canaries must not delay health checks."""
 BURST = 5
 """Lines per window about unhealthy instances: a node that is gone has many."""
 MAX_FAULT = 300
 TICK_S = 0.05
-"""What is due together is asked together: it halves the wake-ups of a large fleet."""
+"""Probes due within this time start together: it halves the wake-ups of a large fleet."""
 
 
 class ProbeTarget(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ class ProbeTarget(msgspec.Struct, frozen=True):
 
 
 class ProbeState:
-    """A probe target, how it is asked, and how its latest answers were."""
+    """A probe target, how it is probed, and its failures in a row."""
 
     __slots__ = (
         "canary",
@@ -68,7 +68,7 @@ class ProbeState:
     )
 
     def __init__(self, target: ProbeTarget, canary: Canary | None = None) -> None:
-        """Ask by the canary; None: by the target's health check."""
+        """Probe by the canary; None: by the target's health check."""
         self.target = target
         self.canary = canary
         self.interval_s = canary.period_s if canary else target.probe.interval_s
@@ -78,7 +78,7 @@ class ProbeState:
         self.first_failure_s = 0.0
         self.is_asking = False
         self.is_reset = False
-        """Its failures were forgotten, and it has not answered well since."""
+        """Its failures were reset, and it has not passed since."""
 
 
 class CanaryOutcome(StrEnum):
@@ -98,7 +98,7 @@ class CanaryOutcome(StrEnum):
 
 
 class HealthMonitor:
-    """Knows which running instances do not answer as they should."""
+    """Keeps which running instances are unhealthy."""
 
     def __init__(self, prober_of: ProberOf, clock: Clock, *, on_change: Callable[[], None]) -> None:
         self._prober_of = prober_of
@@ -124,12 +124,12 @@ class HealthMonitor:
         return self._unhealthy
 
     def take_canaries(self) -> Mapping[str, int]:
-        """Return how many canaries have ended how since this was called last."""
+        """Return the number of canaries by outcome since the last call."""
         taken, self._canaries = self._canaries, Counter()
         return taken
 
     def watch(self, instance_id: str, target: ProbeTarget) -> None:
-        """Ask an instance from now on; one that is asked alike already is not disturbed."""
+        """Probe an instance from now on; one that is already probed in the same way goes on."""
         states = self._states.get(instance_id)
         if states and states[0].target == target:
             return
@@ -141,7 +141,7 @@ class HealthMonitor:
             self._push(self._first_due_s(instance_id, state.interval_s), instance_id, state)
 
     def unwatch(self, instance_id: str) -> None:
-        """Ask an instance no more."""
+        """Stop probing an instance."""
         self._states.pop(instance_id, None)
         self._unhealthy.pop(instance_id, None)
 
@@ -162,13 +162,13 @@ class HealthMonitor:
             self._judge(instance_id, state, None)
 
     def clear(self) -> None:
-        """Ask nobody any more, and know nothing."""
+        """Stop all probes and forget all results."""
         self._states.clear()
         self._unhealthy.clear()
         self._due.clear()
 
     async def run(self) -> None:
-        """Ask whoever is due, until cancelled."""
+        """Send probes when they are due, until cancelled."""
         try:
             while True:
                 self._ask_due()
@@ -224,7 +224,7 @@ class HealthMonitor:
             self._take(instance_id, state, fault)
 
     async def _fault(self, target: ProbeTarget, canary: Canary | None) -> str | None:
-        """Return what is wrong with an instance; empty: nothing; None: it did not say."""
+        """Return what is wrong with an instance; empty: nothing; None: the canary was skipped."""
         prober = self._prober_of(target.node)
         if canary is None:
             return await prober.ask(target.host, target.port, target.probe)
@@ -262,7 +262,7 @@ class HealthMonitor:
                 self._on_change()
 
     def _judge(self, instance_id: str, state: ProbeState, unhealthy: Unhealthy | None) -> bool:
-        """Keep what one check says; return whether the instance is or is not unhealthy only now."""
+        """Store the result of one check; return whether the instance's health has changed."""
         state.unhealthy = unhealthy
         was_unhealthy = instance_id in self._unhealthy
         found = [one.unhealthy for one in self._states[instance_id] if one.unhealthy]
@@ -291,7 +291,7 @@ MAX_DRAINS_AT_ONCE = 100
 
 
 class DrainMonitor:
-    """Asks draining instances again and again whether a request runs or waits."""
+    """Asks draining instances every LOOK_S whether a request runs or waits."""
 
     def __init__(self, prober_of: ProberOf, clock: Clock, *, on_idle: Callable[[], None]) -> None:
         self._prober_of = prober_of
@@ -303,11 +303,11 @@ class DrainMonitor:
 
     @property
     def idle(self) -> frozenset[str]:
-        """Return the containers of draining instances that have nothing under way."""
+        """Return the containers of draining instances without a request."""
         return frozenset(self._idle)
 
     def follow(self, stored: Mapping[str, StoredInstance]) -> None:
-        """Ask those that drain by their records, and nobody else."""
+        """Ask exactly the instances whose records say that they drain."""
         self._draining = {
             one.instance.container: one.instance
             for one in stored.values()

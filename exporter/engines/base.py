@@ -224,7 +224,7 @@ MAX_CLOCK_SKEW_S = 3600.0
 EARLIEST_START_S = 1_577_836_800.0
 """2020. A start before it is not Unix time: seconds since boot, or a clock that was never set."""
 MAX_YEARS_S = 10 * 365 * 86_400.0
-"""For so long no server counts tokens."""
+"""Longer than any server has counted tokens."""
 PROMPT_FACTOR = 100
 """Reading a prompt is some ten times as fast as generating; cached parts take no time at all."""
 

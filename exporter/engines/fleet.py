@@ -157,7 +157,7 @@ def _values(metrics: _Metrics, latency_unit_s: float, faults: list[str]) -> Valu
 def _errors(metrics: _Metrics) -> tuple[tuple[str, float], ...]:
     """Return counts by type; what only error_count has is `unspecified`.
 
-    An empty `errors` tells that there were none, as after a restart; it is not telling nothing.
+    An empty `errors` means none so far, as after a restart; a missing one means not reported.
     """
     counts = metrics.errors
     if counts is None and metrics.error_count is None:
@@ -171,7 +171,7 @@ def _errors(metrics: _Metrics) -> tuple[tuple[str, float], ...]:
 
 
 def _histogram(duration: _Duration | None, faults: list[str]) -> Histogram | None:
-    """Return the histogram; None, and a fault more, where it is none."""
+    """Return the histogram; None, and one more fault, if it is invalid."""
     if duration is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""How an engine is asked for a tiny generation, and what can be read from the streamed answer."""
+"""What a canary sends to an engine, and how its streamed answer is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.errors import PollError
 from exporter.model import Context, Generation, Outcome
 
 MAX_LINES = 1000
-"""Of one answer: a token each, and what ends it."""
+"""Of one answer: one per token, and the last ones."""
 
 
 class Prompt(NamedTuple):
@@ -30,7 +30,7 @@ class Prompt(NamedTuple):
 
 
 class TimedLine(NamedTuple):
-    """A line of the answer, and when its end came, in seconds since the request was sent."""
+    """A line of the answer, and when it was complete, in seconds since the request was sent."""
 
     text: bytes
     arrived_s: float
@@ -38,7 +38,7 @@ class TimedLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainedRequest:
-    """How to ask for the longest context that a model bears, and which to send then."""
+    """How to ask for the context length that a model was trained with, and which one to send."""
 
     path: str
     body: Callable[[str], bytes]
@@ -58,10 +58,10 @@ class CanaryRequest:
     needs_loaded: bool = False
     """Whether an instance is only asked if it lists the model as loaded.
 
-    One that lists its loaded models is only asked for one of them in any case."""
+    An instance that lists its loaded models is asked only for one of them in any case."""
     is_checked_first: bool = False
-    """Whether the poll's requests are sent again right before: it costs little and the server
-    says there whether it is busy, or for how long the model stays."""
+    """Whether the poll's requests are sent again right before the canary: they cost little, and say
+    whether the server is busy and how long the model stays loaded."""
     trained: TrainedRequest | None = None
 
 
@@ -72,7 +72,7 @@ def timed_lines(
 
     Args:
         body: The whole answer.
-        arrivals: How many bytes of it had come by when, on the clock of `sent_s`.
+        arrivals: (bytes that had arrived, when), on the clock of `sent_s`.
         sent_s: When the request was sent.
     """
     lines: list[TimedLine] = []
@@ -163,7 +163,7 @@ def read_completions(lines: Sequence[TimedLine]) -> Generation:
 
 
 def speed(n_tokens: float, spent_s: float) -> float | None:
-    """Return tokens per second; None where too little was generated to say."""
+    """Return tokens per second; None if too little was generated."""
     return n_tokens / spent_s if n_tokens >= 1 and spent_s > 0 else None
 
 

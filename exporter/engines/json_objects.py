@@ -1,4 +1,4 @@
-"""Decode JSON objects of instances so that a bad value costs itself only."""
+"""Decode JSON objects of instances; a bad value is left out, the others stay."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class ObjectReader(Generic[Object]):
 
 
 def read_if_good(kind: type[Object]) -> Callable[[Answers, str], Object]:
-    """Return a reader of what an instance says of itself: of its defaults where it says nothing.
+    """Return a reader of a path that only names things; defaults stand in for what is missing.
 
-    Such paths are asked only now and then, may be guarded by an API key, and give names only.
+    Such paths are asked seldom and may need an API key.
     """
     read = ObjectReader(kind).read
     nothing = kind()

@@ -1,8 +1,8 @@
 """The `llamacpp` engine: llama.cpp's own server, `llama-server`.
 
 `/health` is 503 while the model loads, as is every other path. `/metrics` exists only with
-`--metrics` (else 501). Its two speed gauges are averages since the last scrape, which a second
-scraper spoils: only its counters are read. They have six significant digits.
+`--metrics` (else 501). Its two speed gauges are averages since the last scrape, so a
+second scraper makes them wrong: only its counters are read. They have six significant digits.
 
 In router mode `/metrics` answers 400: it wants a model, and would load one that is not loaded. Then
 `/v1/models` is asked instead, which loads nothing.
@@ -127,7 +127,7 @@ _decode_event = msgspec.json.Decoder(_Event).decode
 
 
 def completion_body(prompt: Prompt) -> bytes:
-    """Return the body of a request for exactly so many tokens; only a router minds the model."""
+    """Return the body of a request for exactly `n_tokens`; only a router reads the model."""
     return msgspec.json.encode(
         {
             "model": prompt.model,

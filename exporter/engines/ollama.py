@@ -65,7 +65,7 @@ RUNNING = b"Ollama is running"
 MAX_LOADED = 16
 MAX_INSTALLED = 200
 MAX_TRIED = 1000
-"""Of a list with bad records, so many are looked at one by one."""
+"""Records of a list with bad ones that are decoded one by one."""
 NEVER_S = 4_102_444_800.0
 """2100. What expires later never does: `keep_alive: -1` gives 292 years from now."""
 
@@ -339,8 +339,9 @@ def read_trained(body: bytes) -> float | None:
 def sent_context(loaded: float | None, known: Context) -> float | None:
     """Return the `num_ctx` with which a loaded model is not loaded again; None: to send none.
 
-    Ollama compares what is asked for with what was asked for when it loaded the model, and lists
-    what came of that. The longest that the model bears is mostly what it made of a longer default.
+    Ollama reloads a model if a request asks for another `num_ctx` than the one that it was loaded
+    for. `/api/ps` shows the length after it was cut to the trained one, so a model with its full
+    trained length was mostly loaded for a longer default.
     """
     if loaded is None or known.trained is None:
         return loaded

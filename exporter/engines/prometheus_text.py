@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 
 
 MAX_SAMPLES: Final = 10_000
-"""Of one family: a histogram of 40 buckets over 64 engines, streaming and not, has half as many."""
+"""Of one family: a histogram of 40 buckets over 64 engines, streaming and not, has 5,000."""
 MAX_ERROR_TYPES: Final = 100
 MAX_MODELS: Final = 16
 MAX_SHOWN_BYTES: Final = 50
 MAX_LABELS_BYTES: Final = 2048
 MAX_SHORT_BYTES: Final = 100
-"""Blocks of a family that are so short may hold one sample only, which is looked at first."""
+"""A block of a family below this may hold just one sample: that case is tried first."""
 
 Names = tuple[str, ...]
-"""What versions of a server call one figure: of several on a page the first counts."""
+"""The names that versions of a server give one figure; the first one that a page has counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class ErrorSeries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageLayout:
-    """Where a server's page has the values; each field is one of `Values`, but the last two."""
+    """The names of a server's series; each field is one of `Values`, but the last two."""
 
     requests_running: Names = ()
     requests_queued: Names = ()
@@ -70,10 +70,10 @@ class PageLayout:
     prompt_tokens_total: Names = ()
     generating_seconds_total: Names = ()
     tokens_per_second: Names = ()
-    """Zero counts as not said: the server is idle."""
+    """Zero counts as not reported: the server is idle."""
     start_time_s: Names = ()
     kv_cache_usage_ratio: Names = ()
-    """Of several, the largest counts: there requests wait first."""
+    """The largest sample counts: requests wait first at that engine."""
     request_duration: Names = ()
     time_to_first_token: Names = ()
     queue_time: Names = ()

@@ -2,7 +2,7 @@
 
 Its `/health` generates a token and waits for it, so it is never asked: `/ready` says the same for
 nothing, and `/model_info` where a server has no `/ready` yet. `/metrics` is there with
-`--enable-metrics`. Read from the source of 0.5.23.
+`--enable-metrics`. Written after the source of 0.5.23.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _page = PageReader(
         repeats='[{,](?:tp_rank|pp_rank)="[1-9]',
     )
 )
-"""Tokens are counted when a request ends, so they say nothing of the speed."""
+"""SGLang counts tokens when a request ends, so the counter does not give the speed."""
 
 
 class _ModelInfo(msgspec.Struct, gc=False):
@@ -108,7 +108,7 @@ def _has_ready(answers: Answers) -> bool:
 
 
 def recognise(answers: Answers) -> bool:
-    """Return whether `/metrics` has SGLang's series or `/model_info` tells of a model."""
+    """Return whether `/metrics` has SGLang's series or `/model_info` names a model."""
     if b"\nsglang:" in (good_body(answers, METRICS) or b""):
         return True
     info = _read_model_info(answers, MODEL_INFO)

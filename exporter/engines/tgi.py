@@ -1,6 +1,6 @@
 """The `tgi` engine: Hugging Face's text-generation-inference.
 
-Its `/metrics` has thousands of series, of which a dozen are read. Read from the source of 3.3.
+Its `/metrics` has thousands of series; a dozen are read. Written after the source of 3.3.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _page = PageReader(
         errors=(ErrorSeries("tgi_request_failure", "err", failures="(?!validation$).*"),),
     )
 )
-"""Tokens and inference time are counted together, when a request ends; reading the prompt is in the
-time. A request that is invalid is its client's failure."""
+"""TGI counts tokens and inference time when a request ends; the time includes reading the prompt.
+An invalid request (`validation`) is its client's failure."""
 
 
 class _Info(msgspec.Struct, gc=False):
@@ -74,7 +74,7 @@ def read(answers: Answers) -> Verdict:
 
 
 def recognise(answers: Answers) -> bool:
-    """Return whether `/info` tells of a model as TGI's does."""
+    """Return whether `/info` names a model as TGI's does."""
     info = _read_info(answers, INFO)
     return info.model_id is not None and info.max_total_tokens is not None
 

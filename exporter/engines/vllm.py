@@ -2,7 +2,7 @@
 
 `/metrics` is there unless the server runs with `--disable-log-stats`. It has a series per data
 parallel engine of the server; they are added up. Speed is what one request sees while its tokens
-come. Read from the source of 0.33, with the names of earlier versions.
+come. Written after the source of 0.33, with the names of earlier versions.
 """
 
 from __future__ import annotations

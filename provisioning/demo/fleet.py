@@ -30,7 +30,7 @@ REAL_MEMORY_MIB = 1024
 HEALTH = {"interval": "5s", "timeout": "2s", "failures": 3}
 ROTATION = {"every": "7d", "at_once": 20, "drain": "10s"}
 STOCK_PART = 3
-"""One of so many simulated instances is stock Ollama."""
+"""One in this many simulated instances is stock Ollama."""
 LIMITS = {
     # Simulated ones cost next to nothing to start.
     "operations": 500,

@@ -1,4 +1,4 @@
-"""What a canary sends to an instance, so that it neither loads a model nor unloads one; pure."""
+"""Choose what a canary sends to an instance, so that no model is loaded or unloaded; pure."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ BODY_BY_PATH = {
     "/completion": json.dumps({"prompt": PROMPT, "n_predict": N_TOKENS}),
     COMPLETIONS: json.dumps({"prompt": PROMPT, "max_tokens": N_TOKENS}),
 }
-"""Of servers with one model."""
+"""Bodies for servers with one model."""
 SHORTEST_S = 5.0
-"""A model that expires sooner might be gone when the request arrives, which would load it again.
-One whose time is over, and that is still loaded, serves a request."""
+"""A model that expires sooner might be gone when the canary arrives, which would load it again. A
+model that is still loaded after its time serves a request."""
 PINNED_S = 10 * 365 * 86_400.0
 """Ollama writes that a model never expires as a time centuries ahead."""
 
@@ -50,7 +50,7 @@ class _Shown(msgspec.Struct):
 
 
 def loaded_model(body: bytes, model: str) -> LoadedModel | None:
-    """Return a model of the list of those that are loaded; None: it is not there."""
+    """Return a model from the list of loaded ones; None: it is not loaded."""
     try:
         models = msgspec.json.decode(body, type=_Loaded).models
     except UNREADABLE:
@@ -69,7 +69,7 @@ def trained_context(body: bytes) -> int:
 
 
 def ollama_body(loaded: LoadedModel, *, date: str, n_trained: int) -> str:
-    """Return the request; empty: none, as the model is about to expire or serves a request.
+    """Return the body of the canary; empty: the model is about to expire, or serves a request.
 
     `date` is the server's own time, as its header has it; clocks differ.
     """
@@ -78,8 +78,8 @@ def ollama_body(loaded: LoadedModel, *, date: str, n_trained: int) -> str:
         return ""
     options = {"num_predict": N_TOKENS}
     if loaded.context_length < n_trained:
-        # Another context than the loaded one has Ollama load the model again. One that is as long
-        # as can be is what Ollama made of a longer default: to ask for that is to ask for nothing.
+        # Ollama reloads a model for another `num_ctx` than the one that it was loaded for. A model
+        # with its full trained context was mostly loaded for a longer default: then send none.
         options["num_ctx"] = loaded.context_length
     keep_alive = -1 if left_s > PINNED_S else round(left_s)
     request = {"model": loaded.name, "prompt": PROMPT, "raw": True, "stream": False}
@@ -87,7 +87,7 @@ def ollama_body(loaded: LoadedModel, *, date: str, n_trained: int) -> str:
 
 
 def _left_s(expires_at: str, date: str) -> float:
-    """Return how long a model stays loaded; 0: not known."""
+    """Return how long a model stays loaded; 0: unknown."""
     try:
         now_s = parsedate_to_datetime(date).timestamp() if date else time.time()
         return datetime.fromisoformat(expires_at).timestamp() - now_s

@@ -29,7 +29,7 @@ from provisioning.runtime.canary import (
 from provisioning.spec.defaults import ENGINES, Engine
 
 CONNECT_LIMIT_S = 1.0
-"""Who has a port answers sooner; a node that drops what nobody wants is silent."""
+"""A listener accepts sooner; a node that drops packets to closed ports stays silent."""
 
 
 async def refuse_taken(host: str, port: int) -> None:
@@ -98,7 +98,10 @@ class HttpProber:
     async def generate(
         self, host: str, port: int, canary: Canary, *, engine: str, model: str
     ) -> str | None:
-        """Have a few tokens generated; 503 says busy, 4xx that the model takes no such request."""
+        """Send a canary: empty if it succeeds, else what is wrong; None if it says nothing.
+
+        503 means busy, 4xx that the model does not generate: both say nothing of its health.
+        """
         kind = ENGINES[engine]
         url = _url(host, port, kind.canary_path)
         body = await self._canary_body(host, port, kind, model)
@@ -158,7 +161,7 @@ class HttpProber:
             return b"", ""
 
     async def _canary_body(self, host: str, port: int, engine: Engine, model: str) -> str:
-        """Return what the canary sends; empty: nothing now, it would disturb somebody."""
+        """Return the body of the canary; empty: the instance is busy, or its model not loaded."""
         if engine.requests:
             page, _ = await self._page(_url(host, port, engine.requests.path))
             is_busy = is_any_above_zero(page, engine.requests.names)
@@ -171,7 +174,7 @@ class HttpProber:
         return ollama_body(loaded, date=date, n_trained=n_trained)
 
     async def _trained_context(self, host: str, port: int, loaded: LoadedModel) -> int:
-        """Return the context that a model was trained with; 0: it need not, or cannot, be known."""
+        """Return the context that a model was trained with; 0: not needed, or unknown."""
         known = self._contexts.get(loaded.digest) if loaded.context_length else 0
         if known is None:
             show = json.dumps({"model": loaded.name})
