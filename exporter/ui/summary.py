@@ -47,7 +47,7 @@ class Source(StrEnum):
     REQUESTS = "requests"
     CANARIES = "canaries"
     INSTANCES = "instances"
-    """The highest that the instances report of themselves, as far as a p99 goes."""
+    """Their own p99s."""
 
 
 class Missing(StrEnum):

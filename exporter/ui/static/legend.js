@@ -14,7 +14,7 @@ const NOTES = {
   p99: "These servers report no p99 of their own.",
   canary: "No canary was answered; --canary.period sends them.",
   errors: "These servers report no errors.",
-  age: "These servers report no start: `started` in the inventory tells it.",
+  age: "These servers report no start time; `started` in the inventory gives it.",
 };
 
 export class Legend {

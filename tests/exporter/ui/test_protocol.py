@@ -226,7 +226,7 @@ def _show(site: Site, fleet: dict[str, dict[str, Any]]) -> None:
     site.poller.show(*[cell(id_, **each) for id_, each in fleet.items()])
 
 
-async def test_conditions_are_told_of_the_cells_alone_that_have_them() -> None:
+async def test_conditions_are_sent_only_of_the_cells_that_have_them() -> None:
     """Also in a whole map: most fleets have few."""
     site = Site()
     site.poller.show(*[cell(id_) for id_ in "abcd"])
