@@ -399,9 +399,10 @@ def _exposition(select: Selectors) -> Section:
         (
             row(
                 8,
-                (8, _samples(select)),
-                (8, _exposition_age(select)),
-                (8, _cost(select)),
+                (6, _samples(select)),
+                (6, _exposition_age(select)),
+                (6, _cost(select)),
+                (6, _refused(select)),
             ),
         ),
     )
@@ -448,6 +449,27 @@ def _cost(select: Selectors) -> Panel:
             f"rendering {EXPORTER_NAME}",
         ),
         Query(pipeline.scraped(select, "scrape_duration_seconds"), f"scraping {EXPORTER_NAME}"),
+    )
+
+
+def _refused(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Refused and aborted requests",
+        description="HTTP requests per second that exporters refuse, by reason, and responses and "
+        "connections that they end early. Good: none. responses, aborted, closed: too many or too "
+        "slow readers. host: add the name to web.allowed-hosts. Series: "
+        "ollama_exporter_web_requests_refused_total, ollama_exporter_web_responses_aborted_total, "
+        "ollama_exporter_web_connections_closed_total.",
+        no_data=NO_EXPORTER,
+        unit="reqps",
+    )
+    cut_off = pipeline.web_cut_off
+    return chart(
+        text,
+        Query(pipeline.web_refused(select), "refused: {{reason}}"),
+        Query(cut_off(select, catalogue.EXPORTER_WEB_RESPONSES_ABORTED), "aborted responses"),
+        Query(cut_off(select, catalogue.EXPORTER_WEB_CONNECTIONS_CLOSED), "closed connections"),
+        is_stacked=True,
     )
 
 

@@ -264,9 +264,10 @@ def _latency(select: Selectors) -> Panel:
         title="Latency, p99",
         description="The p99 of real requests and of canaries, the limit, and the spread of the "
         "instances' own p99. A wide band: a few instances are overloaded. Slow canaries "
-        "as well: the servers are slow, not the requests long. Series: "
-        "fleet:ollama_request_duration_seconds:p99, fleet:ollama_canary_duration_seconds:p99 and "
-        "the spread over instances.",
+        "as well: the servers are slow, not the requests long. The true p99 of requests is "
+        "within the grey bounds, those of the servers' buckets. Series: "
+        "fleet:ollama_request_duration_seconds:p99, fleet:ollama_canary_duration_seconds:p99, "
+        "ollama_fleet_request_latency_p99_bound_seconds and the spread over instances.",
         no_data=NO_LATENCY,
         unit="s",
     )
@@ -278,6 +279,8 @@ def _latency(select: Selectors) -> Panel:
         Query(fleet.canary_p99(select), "canaries"),
         Query(fleet.latency_limit(select), "limit"),
         *(Query(fleet.latency_spread(select, quantile), name) for quantile, name in spread.items()),
+        Query(fleet.p99_bound(select, "upper"), "requests, at most"),
+        Query(fleet.p99_bound(select, "lower"), "requests, above"),
         overrides=[
             _thick("requests", colours.GOOD),
             _thick("canaries", colours.CANARY),
@@ -285,6 +288,8 @@ def _latency(select: Selectors) -> Panel:
             fields.band(p99, p90, colours.PLAIN),
             fields.band(p90, p50, colours.PLAIN),
             fields.coloured(p50, colours.PLAIN),
+            fields.band("requests, at most", "requests, above", colours.NEUTRAL),
+            fields.coloured("requests, above", colours.NEUTRAL),
         ],
     )
 

@@ -91,6 +91,13 @@ def requests_p99(select: Selectors) -> str:
     return f"max({select.series(names.REQUESTS_P99)})"
 
 
+def p99_bound(select: Selectors, bound: str) -> str:
+    """Return what the p99 of requests is surely above (lower), or at or below (upper)."""
+    of_shards = select.series(catalogue.FLEET_REQUEST_LATENCY_P99_BOUND, f'bound="{bound}"')
+    widest = "min" if bound == "lower" else "max"
+    return f"max({widest} {select.by()} ({of_shards}))"
+
+
 def canary_p99(select: Selectors) -> str:
     """Return the p99 of canaries; of several clusters the worst."""
     return f"max({select.series(names.CANARIES_P99)})"

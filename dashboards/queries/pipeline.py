@@ -166,6 +166,17 @@ def exposition_age(select: Selectors) -> str:
     return f"time() - {own(select, catalogue.EXPORTER_EXPOSITION_TIMESTAMP)}"
 
 
+def web_refused(select: Selectors) -> str:
+    """Return the HTTP requests per second that exporters refuse, by reason."""
+    refused = select.rate(catalogue.EXPORTER_WEB_REQUESTS_REFUSED, *EXPORTERS)
+    return f"sum by (reason) ({refused})"
+
+
+def web_cut_off(select: Selectors, series: Series) -> str:
+    """Return the responses or connections per second that exporters end before their time."""
+    return f"sum({select.rate(series, *EXPORTERS)})"
+
+
 def cpu(select: Selectors) -> str:
     """Return how many cores each exporter uses."""
     return f"max {select.by(*EXPORTER)} (rate({_of_exporters(select, CPU)}{RATE}))"

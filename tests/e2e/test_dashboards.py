@@ -75,6 +75,7 @@ CANNOT_HAVE: Mapping[str, Mapping[str, Sequence[str]]] = {
         ),
         "stock Ollama counts no requests, tokens and errors": (
             "ollama_fleet_request_duration", "fleet:ollama_request_duration",
+            "ollama_fleet_request_latency_p99_bound",
             "fleet:ollama_request_errors_per_requests", "ollama_instance_generated_tokens",
             "ollama_instance_prompt_tokens", "fleet:ollama_generated_tokens",
             "ollama_fleet_generated_tokens", "ollama_instance_errors", "ollama_fleet_errors",

@@ -119,6 +119,16 @@ CONDITIONS: Series = {
 }  # fmt: skip
 
 
+BOUNDS: Series = {
+    f'ollama_fleet_request_latency_p99_bound_seconds{{cluster="{cluster}",job="x",'
+    f'instance="{cluster}{shard}",shard="{shard}",bound="{bound}"}}': value
+    for cluster, shard, bound, value in (
+        ("p", 0, "lower", 0.1), ("p", 1, "lower", 0.2), ("q", 0, "lower", 0.3),
+        ("p", 0, "upper", 0.9), ("p", 1, "upper", 0.8), ("q", 0, "upper", 0.5),
+    )
+}  # fmt: skip
+
+
 def buckets(name: str, labels: str = 'model="m",') -> Series:
     """Return a histogram of two shards: half up to 1 s, all up to 2 s."""
     return told(
@@ -211,6 +221,11 @@ CASES = (
             ("request_duration_seconds", fleet.requests_p99(ASK)),
             ("canary_duration_seconds", fleet.canary_p99(ASK)),
         )
+    ),
+    *(
+        Case(f"the {bound} bound of the p99: of shards the widest, of clusters the worst",
+             fleet.p99_bound(ASK, bound), BOUNDS, value)
+        for bound, value in (("lower", 0.3), ("upper", 0.9))
     ),
     Case("the limit of the p99", fleet.latency_limit(ASK), {**LATENCY, **LIMIT}, 0.5),
     Case("the limit of what nobody knows is not drawn", fleet.latency_limit(ASK), LIMIT, NOTHING),
