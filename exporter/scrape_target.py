@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from exporter import keep_alive
 from exporter.connection import Deadlines
-from exporter.counters import NO_DELTA, CounterState, Delta, rebase, update
+from exporter.counters import MAX_MODELS, NO_DELTA, CounterState, Delta, rebase, update
 from exporter.engines import auto
 from exporter.engines.base import HEALTH, drop_implausible, mark_implausible
 from exporter.instance_client import InstanceClient
@@ -44,6 +44,8 @@ class PollOptions:
     engines: Mapping[str, Engine]
     transport: TransportConfig
     clock: Clock
+    models_on_gpu: set[str] = field(default_factory=set)
+    """Models that some instance was seen to have in GPU memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +286,7 @@ class ScrapeTarget:
         self._is_unreachable = verdict.outcome in NOBODY_THERE
         delta = NO_DELTA
         if verdict.values is not NO_VALUES:
+            self._note_gpu(verdict.values)
             if self._canary is not None:
                 self.watch_stay(verdict.values, start.polled_at_s)
             delta = self._update(verdict.values, start.polled_at_s)
@@ -292,6 +295,12 @@ class ScrapeTarget:
         duration_s = round(self._options.clock.monotonic_s() - start.started_s, 6)
         self._show(Reading(verdict, self._engine_name(), start.polled_at_s, duration_s))
         return PollResult(verdict, delta)
+
+    def _note_gpu(self, values: Values) -> None:
+        known = self._options.models_on_gpu
+        for model in values.loaded or ():
+            if model.vram_bytes and len(known) < MAX_MODELS:
+                known.add(model.name)
 
     def _limit_loading(self, verdict: Verdict, now_s: float) -> Verdict:
         """Return the verdict; another one for an instance that has been loading for too long."""
@@ -343,7 +352,13 @@ class ScrapeTarget:
             is_up(reading),
             self._labels,
             self._info_labels,
-            conditions_of(self.target, reading, self._counters.installed, self._canary),
+            conditions_of(
+                self.target,
+                reading,
+                self._counters.installed,
+                self._canary,
+                models_on_gpu=self._options.models_on_gpu,
+            ),
             self._canary,
         )
 

@@ -164,22 +164,28 @@ def conditions_of(
     reading: Reading | None,
     installed: Sequence[str] | None,
     canary: CanaryState | None = None,
+    *,
+    models_on_gpu: Collection[str] = (),
 ) -> tuple[Condition, ...]:
-    """Return the conditions of an instance that runs and whose last poll was good."""
+    """Return the conditions of an instance that runs and whose last poll was good.
+
+    A model that no instance has in GPU memory is meant to run on the CPU.
+    """
     if reading is None or target.state is not State.RUNNING:
         return ()
     if reading.verdict.outcome is not Outcome.OK:
         return ()
     loaded = reading.verdict.values.loaded
-    conditions = () if loaded is None else _of_models(target.model, loaded, installed)
+    conditions: tuple[Condition, ...] = ()
+    if loaded is not None:
+        conditions = _missing(target.model, [model.name for model in loaded], installed)
+        if any(_has_left_gpu(model, models_on_gpu) for model in loaded):
+            conditions = (*conditions, Condition.ON_CPU)
     return (*conditions, Condition.STALLED) if canary and canary.n_stalled else conditions
 
 
-def _of_models(
-    listed: str, loaded: Sequence[LoadedModel], installed: Sequence[str] | None
-) -> tuple[Condition, ...]:
-    conditions = _missing(listed, [model.name for model in loaded], installed)
-    return (*conditions, Condition.ON_CPU) if any(map(is_on_cpu, loaded)) else conditions
+def _has_left_gpu(model: LoadedModel, models_on_gpu: Collection[str]) -> bool:
+    return is_on_cpu(model) and (bool(model.vram_bytes) or model.name in models_on_gpu)
 
 
 def _missing(

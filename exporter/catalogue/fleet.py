@@ -28,8 +28,9 @@ FLEET_INSTANCE_CONDITIONS = Series(
     "Running instances that answered the last poll and have a condition; every condition is always "
     "present. model_not_loaded: the model that the inventory lists is not in memory. "
     "model_not_installed: it is not on disk either. nothing_loaded: the inventory lists no model "
-    "and none is in memory. on_cpu: a loaded model is partly or wholly outside GPU memory. "
-    "stalled: the last canary that was sent got no answer before its deadline.",
+    "and none is in memory. on_cpu: a loaded model is partly outside GPU memory, or wholly while "
+    "another instance has it on a GPU. stalled: the last canary that was sent got no answer before "
+    "its deadline.",
     (*SHARD, "condition"),
 )
 FLEET_RESTARTS = Series(

@@ -8,6 +8,7 @@ from itertools import cycle, islice
 
 import pytest
 
+from exporter.catalogue import Condition
 from exporter.engines.base import Answers, Engine
 from exporter.instance_client import TransportConfig
 from exporter.model import Answer, LoadedModel, Outcome, Values, Verdict
@@ -111,7 +112,12 @@ def read_toy(answers: Answers) -> Verdict:
     answer = answers["/ps"]
     assert isinstance(answer, Answer)
     tokens, *models = answer.body.decode().split()
-    loaded = tuple([LoadedModel(name, 8.0, 8.0, None, 4096.0) for name in models])
+    loaded = tuple(
+        [
+            LoadedModel(name.removesuffix("@cpu"), 8.0, 0.0 if "@" in name else 8.0, None, 4096.0)
+            for name in models
+        ]
+    )
     told = Values(
         models=tuple(models), version="1", generated_tokens_total=float(tokens), loaded=loaded
     )
@@ -160,6 +166,21 @@ async def test_models_swapped_for_an_hour_end_and_begin_no_other_series_of_the_i
     assert "359.0" == seen[-1]['ollama_instance_generated_tokens_total{instance_id="i",node=""}']
     loaded = [[name[-3] for name in each if "model_loaded" in name] for each in seen[:6]]
     assert [list(models) for models in SWAPS] == loaded
+
+
+async def test_what_one_instance_has_on_a_gpu_another_should_not_have_on_the_cpu() -> None:
+    clock, body = HeldClock(), {"/ps": b""}
+    options, seen = toy_options(clock), []
+    async with serving(answering(body)) as port:
+        scrape_targets = [ScrapeTarget(target(i, port, engine="toy"), options) for i in "ij"]
+        for n, said in enumerate((b"0 a@cpu", b"0 a", b"0 a@cpu")):
+            body["/ps"] = said
+            await scrape_targets[n % 2].poll(scrape_targets[n % 2].start_poll())
+            seen.append(scrape_targets[n % 2].row.conditions)
+        for scrape_target in scrape_targets:
+            scrape_target.close()
+
+    assert [(), (), (Condition.ON_CPU,)] == seen
 
 
 async def test_the_model_of_an_instance_stays_while_it_is_loaded() -> None:

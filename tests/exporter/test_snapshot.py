@@ -266,7 +266,7 @@ NOT_LOADED, NOT_INSTALLED = Condition.MODEL_NOT_LOADED, Condition.MODEL_NOT_INST
         ("m", (), ("m",), (NOT_LOADED,)),
         ("m", (), ("x",), (NOT_LOADED, NOT_INSTALLED)),
         ("m", (), (), (NOT_LOADED, NOT_INSTALLED)),
-        ("m", (LoadedModel("x", 8.0, 0.0),), (), (NOT_LOADED, NOT_INSTALLED, Condition.ON_CPU)),
+        ("m", (LoadedModel("x", 8.0, 1.0),), (), (NOT_LOADED, NOT_INSTALLED, Condition.ON_CPU)),
         ("", (), ("m",), (Condition.NOTHING_LOADED,)),
         ("", (SPLIT,), None, (Condition.ON_CPU,)),
         ("", (GPU,), None, ()),
@@ -283,6 +283,14 @@ def test_a_condition_says_what_is_wrong_with_the_models(
     seen = reading(values=Values(loaded=loaded))
 
     assert expected == conditions_of(target(model=listed), seen, installed)
+
+
+def test_a_model_wholly_on_the_cpu_is_a_condition_where_another_instance_has_it_on_a_gpu() -> None:
+    seen = reading(values=Values(loaded=(LoadedModel("m", size_bytes=8.0, vram_bytes=0.0),)))
+
+    assert () == conditions_of(target(), seen, None)
+    assert () == conditions_of(target(), seen, None, models_on_gpu={"x"})
+    assert (Condition.ON_CPU,) == conditions_of(target(), seen, None, models_on_gpu={"m"})
 
 
 def test_only_running_instances_that_answered_have_conditions() -> None:
