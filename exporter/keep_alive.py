@@ -26,6 +26,9 @@ FOREVER = -1
 """The `keep_alive` of a model that is never unloaded."""
 MINUTE_S = 60.0
 """Stays are whole minutes, as people set them; a poll comes some seconds after a request."""
+DEFAULT_STAY_S = 300.0
+"""Ollama's default. A stay that was not seen from its start is taken for at least this long: taken
+for less, it would be cut by more than half."""
 SAME_S = 1.0
 """Expiries this close are the same: a canary under way moves the expiry by its own duration."""
 
@@ -47,7 +50,7 @@ def watch(stay: Stay | None, model: LoadedModel | None, now_s: float) -> Stay | 
         return None
     expires_s = model.expires_at_s
     if stay is None or stay.model != model.name:
-        return _new(model.name, expires_s, now_s)
+        return _new(model.name, expires_s, now_s, least_s=DEFAULT_STAY_S)
     if expires_s <= stay.expires_at_s + SAME_S:
         return stay
     # A request ended since then. It sent its own `keep_alive`, or got that of the last canary.
@@ -57,8 +60,9 @@ def watch(stay: Stay | None, model: LoadedModel | None, now_s: float) -> Stay | 
     return msgspec.structs.replace(stay, expires_at_s=expires_s, owed_s=owed_s)
 
 
-def _new(model: str, expires_s: float, now_s: float) -> Stay:
-    return Stay(model, expires_s, math.ceil((expires_s - now_s) / MINUTE_S) * MINUTE_S)
+def _new(model: str, expires_s: float, now_s: float, *, least_s: float = 0.0) -> Stay:
+    left_minutes = math.ceil((expires_s - now_s) / MINUTE_S)
+    return Stay(model, expires_s, max(least_s, left_minutes * MINUTE_S))
 
 
 def left_s(stay: Stay, now_s: float) -> float:

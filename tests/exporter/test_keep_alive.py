@@ -53,6 +53,22 @@ def test_a_model_in_the_second_half_of_its_stay_is_left_alone() -> None:
     assert [False, True] == [is_leaving(stay, NOW_S + s) for s in (147, 149)]
 
 
+@pytest.mark.parametrize(
+    ("looks", "is_left_alone", "usual_s"),
+    [
+        ([(0, 42)], True, 300.0),
+        ([(0, 160)], False, 300.0),
+        ([(0, 42), (30, 148)], False, 120.0),  # a request ended: two minutes
+    ],
+)
+def test_a_stay_not_seen_from_its_start_is_taken_for_ollamas_default(
+    looks: list[tuple[float, float]], is_left_alone: bool, usual_s: float
+) -> None:
+    stay = seen(*looks)
+
+    assert (usual_s, is_left_alone) == (stay.usual_s, is_leaving(stay, NOW_S + looks[-1][0]))
+
+
 def test_what_a_canary_took_from_the_stay_of_later_requests_is_given_back() -> None:
     """Five minutes; 100 s after its last request a canary leaves 200 s, also to the next one."""
     stay = after_canary(seen((0, 300)), NOW_S + 100, NOW_S + 100)
