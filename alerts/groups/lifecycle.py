@@ -10,6 +10,8 @@ from exporter import catalogue
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import Level
 
+EVERY = 4
+"""In evaluation intervals: several rules look at every instance, and nothing here is in a hurry."""
 GRACE_S = 21_600.0
 """How late a rotation may be before an alert fires."""
 OUT_OF_MEMORY = 'error_type="out_of_memory"'
@@ -28,6 +30,7 @@ def group(settings: Settings) -> Group:
             _rotation_critical(settings),
             _version_skew(settings),
         ),
+        every=EVERY,
     )
 
 

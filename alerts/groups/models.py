@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alerts.groups.availability import with_condition
-from alerts.groups.lifecycle import limit
+from alerts.groups.lifecycle import EVERY, limit
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
     EXPECTED,
@@ -20,8 +20,6 @@ from exporter.catalogue import Condition
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import number, percent
 
-EVERY = 4
-"""In evaluation intervals: one rule looks at every instance."""
 IDLE_S = 259_200.0
 """How long a model that its server unloads when idle may stay unused, such as over a weekend."""
 MOSTLY_ON_CPU = 0.5
