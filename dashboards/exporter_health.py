@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dashboards import choices, pipeline_health
-from dashboards.choices import CANARY, Uid
+from dashboards import canaries, choices, pipeline_health
+from dashboards.choices import Uid
 from dashboards.kit import colours, controls, fields
 from dashboards.kit.board import Board, Section, row
 from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, stat, table
@@ -31,7 +31,7 @@ def dashboard(settings: DashboardSettings) -> Board:
             Section("Exporters", (row(7, (24, _exporters(select))),)),
             _polls(select),
             _inventory(select),
-            _canaries(select),
+            canaries.cost(select),
             pipeline_health.provisioners(select),
             _exposition(select),
             _processes(select),
@@ -335,63 +335,6 @@ def _sources(select: Selectors) -> Panel:
     )
 
 
-def _canaries(select: Selectors) -> Section:
-    """Return the charts of what canaries found, and what they cost the fleet."""
-    return Section(
-        "Canaries",
-        (
-            row(
-                8,
-                (8, _canary_results(select)),
-                (8, _canary_cost(select)),
-                (8, _canary_seconds(select)),
-            ),
-        ),
-    )
-
-
-def _canary_results(select: Selectors) -> Panel:
-    text = PanelText(
-        title="Canaries by outcome",
-        description="Canaries of the last 15 minutes. stalled: the runner is frozen or far too "
-        "slow. skipped: the instance was busy, or the model not loaded; a canary never loads one. "
-        "Mostly skipped: canaries say little. Series: ollama_fleet_canary_results_total.",
-        no_data=NO_CANARIES,
-        unit="none",
-    )
-    results = Query(pipeline.canary_results(select), "{{outcome}}")
-    return chart(text, results, overrides=fields.by_outcome(), is_stacked=True).optional()
-
-
-def _canary_cost(select: Selectors) -> Panel:
-    text = PanelText(
-        title="Cost of canaries",
-        description="Requests and generated tokens per second that instances spend on canaries; "
-        "each replica of the exporter sends its own. Too many: a longer --canary.period. Series: "
-        "ollama_fleet_canary_requests_total, ollama_fleet_canary_tokens_total.",
-        no_data=NO_CANARIES,
-        unit="short",
-    )
-    cost = pipeline.canary_cost
-    return chart(
-        text,
-        Query(cost(select, catalogue.FLEET_CANARY_REQUESTS), "requests/s"),
-        Query(cost(select, catalogue.FLEET_CANARY_TOKENS), "tokens/s"),
-    ).optional()
-
-
-def _canary_seconds(select: Selectors) -> Panel:
-    text = PanelText(
-        title="Instances busy with canaries",
-        description="Time that instances spend on canaries, per second: as many are busy with one "
-        "on average. Good: far below one in a hundred. Series: ollama_fleet_canary_seconds_total.",
-        no_data=NO_CANARIES,
-        unit="none",
-    )
-    seconds = pipeline.canary_cost(select, catalogue.FLEET_CANARY_SECONDS)
-    return chart(text, Query(seconds, "busy")).optional()
-
-
 def _exposition(select: Selectors) -> Section:
     """Return the charts of the page that Prometheus scrapes."""
     return Section(
@@ -517,6 +460,5 @@ def _descriptors(select: Selectors) -> Panel:
     return chart(text, Query(pipeline.descriptors_ratio(select), EXPORTER_NAME), max=1)
 
 
-NO_CANARIES = f"The exporters send no canaries: {CANARY}."
 NO_EXPORTER = "Prometheus has no exporter metrics: check that it scrapes one."
 EXPORTER_NAME = "{{instance}}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards import choices
+from dashboards import canaries, choices
 from dashboards.choices import CANARY, DISAGREEING, Uid
 from dashboards.kit import colours, fields
 from dashboards.kit.board import Board, Section, row
@@ -17,7 +17,6 @@ NO_MODEL = "No instance of the chosen models is in the inventory."
 NO_SPEED = f"The chosen models' servers report no speed, as stock Ollama: {CANARY}."
 NO_LATENCY = f"The chosen models' servers report no latency, as stock Ollama: {CANARY}."
 NO_LOADED = "No server of the chosen models says what it has loaded; stock Ollama does."
-NO_CANARY = f"No canary of the chosen models succeeded in the last 15 minutes: {CANARY}."
 
 
 def dashboard(settings: DashboardSettings) -> Board:
@@ -44,7 +43,7 @@ def dashboard(settings: DashboardSettings) -> Board:
             Section("Requests", (row(8, (12, _requests(select)), (12, _errors(select))),)),
             Section("Latency", (row(8, (12, _p99(select)), (12, _slow_instances(select))),)),
             _inside_of_servers(select),
-            _canaries(select),
+            canaries.of_models(select),
             Section(
                 "Spread over instances, a chart per model",
                 (row(8, (24, _speed_spread(select))), row(8, (24, _latency_spread(select)))),
@@ -396,44 +395,3 @@ def _kv_cache(select: Selectors) -> Panel:
     )
     used = Query(models.kv_cache_spread(select, "0.9"), "{{model}}")
     return chart(text, used, max=1).optional()
-
-
-CANARY_PANELS = (
-    (
-        catalogue.FLEET_CANARY_DURATION,
-        "Duration",
-        "Whole canaries. Far above their usual: instances are overloaded or slow.",
-    ),
-    (
-        catalogue.FLEET_CANARY_TIME_TO_FIRST_TOKEN,
-        "Time to first token",
-        "Until the first token came. High with a short wait: the GPU is busy.",
-    ),
-    (
-        catalogue.FLEET_CANARY_WAITING,
-        "Wait in the queue",
-        "Time in the queue of the server. It climbs: add instances.",
-    ),
-    (
-        catalogue.FLEET_CANARY_LOAD,
-        "Load time",
-        "Time that servers loaded the model for. Good: near 0, as canaries load nothing.",
-    ),
-)
-
-
-def _canaries(select: Selectors) -> Section:
-    """Return the charts of the exporter's own requests."""
-    panels = (_canary(select, *one) for one in CANARY_PANELS)
-    return Section("Canaries", (row(8, *((6, panel) for panel in panels)),))
-
-
-def _canary(select: Selectors, series: catalogue.Series, what: str, meaning: str) -> Panel:
-    text = PanelText(
-        title=f"{what}, p99 of canaries",
-        description=f"{meaning} One canary in a hundred took longer, in the last 15 minutes. "
-        f"Series: {series.name}.",
-        no_data=NO_CANARY,
-        unit="s",
-    )
-    return chart(text, Query(models.canary_p99(select, series), "{{model}}")).optional()
