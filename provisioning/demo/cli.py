@@ -54,7 +54,7 @@ def port_option(name: str, default: int) -> Callable[[Command], Command]:
     "n_simulated",
     type=click.IntRange(1),
     default=1000,
-    help="Number of simulated instances.",
+    help="Number of simulated instances; a third of them are stock Ollama.",
 )
 @click.option(
     "--llama-servers",
