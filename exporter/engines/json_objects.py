@@ -26,9 +26,10 @@ class ObjectReader(Generic[Object]):
         self._kind = kind
         self._decode = msgspec.json.Decoder(kind).decode
         self._decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+        fields = msgspec.structs.fields(kind)
+        self._required = [field.name for field in fields if field.required]
         self._decode_field = {
-            field.name: msgspec.json.Decoder(field.type).decode
-            for field in msgspec.structs.fields(kind)
+            field.name: msgspec.json.Decoder(field.type).decode for field in fields
         }
 
     def read(self, body: bytes | msgspec.Raw, path: str) -> tuple[Object, dict[str, str]]:
@@ -52,11 +53,11 @@ class ObjectReader(Generic[Object]):
                 values[name] = decode_json(self._decode_field[name], raw_values[name], name)
             except PollError as error:
                 faults[name] = error.detail
-        try:
-            return self._kind(**values), faults
-        except TypeError as error:
-            why = "; ".join(faults.values()) or str(error)
-            raise PollError(Outcome.BAD_BODY, f"{path}: {clipped(why)}") from error
+        missing = [name for name in self._required if name not in values]
+        if missing:
+            why = "; ".join(faults.values()) or f"lacks {', '.join(missing)}"
+            raise PollError(Outcome.BAD_BODY, f"{path}: {clipped(why)}")
+        return self._kind(**values), faults
 
 
 def read_if_good(kind: type[Object]) -> Callable[[Answers, str], Object]:

@@ -127,6 +127,7 @@ def test_a_bad_record_costs_itself_and_a_bad_value_costs_that_value() -> None:
     assert (LoadedModel("a", vram_bytes=5.0), LoadedModel("b")) == verdict.values.loaded
     assert (Outcome.OK, Outcome.BAD_BODY) == (verdict.outcome, verdict.metrics_outcome)
     assert "/api/ps" in verdict.metrics_detail
+    assert "/api/ps: lacks name" in with_loaded("{}").metrics_detail
     assert len(verdict.metrics_detail) <= 201
 
 
