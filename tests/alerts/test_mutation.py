@@ -21,6 +21,18 @@ HARMLESS = {
     r"«sum» by \(cluster, model\) \(model:ollama_instances:sum\{.*status=\"healthy\"\}.* -> max": (
         "a model has one such series; the sum only takes its status off"
     ),
+    r"«sum» by \(cluster\) \(fleet:ollama_instance_conditions:sum\{condition=.* -> max": (
+        "a cluster has one such series; the sum only takes its condition off"
+    ),
+    r"^OllamaFleetModelUnloadsHigh: .*«ceil».* -> floor": (
+        "twice a number of instances is a whole number"
+    ),
+    r"^OllamaFleet(ShardMissing|PollStale): .*«max» by \(cluster, shard\).* -> min": (
+        "that a shard is there counts, not what it says"
+    ),
+    r"^OllamaFleetCanaryStopped: .*«sum» by \(cluster, shard\).* -> max": (
+        "no number of canaries is negative: there are some when the largest is above zero"
+    ),
     r"^fleet:ollama_instances_drained:delta: .*«sum».* -> max": (
         "a cluster has one such series; the sum only takes its status off"
     ),
