@@ -16,8 +16,8 @@ from exporter.steps import run_with_pauses
 from provisioning.simulator.app import RunningFleet, running_fleet
 from provisioning.simulator.endpoints import FOREVER_S
 from provisioning.simulator.spec import RELEASES, FleetSpec, Hardware, Mode
+from tests.exporter.canaries import canarying
 from tests.exporter.pollers import Polled, hastily_polling, watching
-from tests.exporter.test_canary import canarying
 from tests.waiting import eventually
 
 
