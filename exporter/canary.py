@@ -9,15 +9,12 @@ import asyncio
 import logging
 import time
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from exporter import keep_alive
 from exporter.canary_counters import CanaryCounters
 from exporter.connection import Connection, Deadlines
 from exporter.engines.base import status_verdict
@@ -26,6 +23,7 @@ from exporter.errors import PollError
 from exporter.instance_client import InstanceClient, TransportConfig
 from exporter.model import CanaryOutcome, CanaryState, Context, Generation, Outcome, State
 from exporter.poller import Wheel
+from ollama_fleet import keep_alive
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -35,10 +33,11 @@ if TYPE_CHECKING:
     from exporter.counters import FleetCounters
     from exporter.engines.base import Engine
     from exporter.engines.generation import CanaryRequest, TrainedRequest
-    from exporter.model import Answer, Stay, Target, Values, Verdict
+    from exporter.model import Answer, Target, Values, Verdict
     from exporter.poller import Poller
     from exporter.scrape_target import ScrapeTarget
     from ollama_fleet.clock import Clock
+    from ollama_fleet.keep_alive import Stay
 
 
 log = logging.getLogger("exporter.canary")
@@ -47,8 +46,6 @@ RELOAD_S = 1.0
 """A longer load is a reload: for a model in memory the server reports at most half of this."""
 MAX_ARRIVALS = 1000
 """Pieces of one answer whose arrival time is recorded."""
-MAX_DATE_ERROR_S = 1.5
-"""A Date header has whole seconds: a smaller difference between the clocks is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,15 +269,11 @@ class CanaryClient(InstanceClient):
         loop, transport = asyncio.get_running_loop(), self._transport
         return TimedConnection(loop, self._target, transport.bounds, transport.open_connections)
 
-    def server_s(self, now_s: float) -> float:
-        """Return the time on the instance's clock, which may differ from ours."""
+    def clock_offset_s(self, now_s: float) -> float:
+        """Return by how much the instance's clock is ahead of ours."""
         if not isinstance(self._connection, TimedConnection):
-            return now_s
-        with suppress(ValueError, OverflowError):
-            server_s = parsedate_to_datetime(self._connection.date.decode("latin-1")).timestamp()
-            if abs(server_s - now_s) > MAX_DATE_ERROR_S:
-                return server_s + 0.5  # the middle of that second
-        return now_s
+            return 0.0
+        return keep_alive.clock_offset_s(self._connection.date.decode("latin-1"), now_s)
 
 
 def _post(target: Target, path: str, body: bytes, user_agent: str) -> bytes:
@@ -442,7 +435,7 @@ class Canary:
         if verdict.outcome is not Outcome.OK:
             return failure(verdict.outcome, verdict.detail)
         now_s = self._clock.unix_s()
-        scrape_target.clock_offset_s = client.server_s(now_s) - now_s
+        scrape_target.clock_offset_s = client.clock_offset_s(now_s)
         scrape_target.watch_stay(verdict.values, now_s)
         prompt = self._plan(scrape_target, request, verdict.values, scrape_target.stay)
         if isinstance(prompt, CanaryResult) or request.trained is None:

@@ -238,20 +238,6 @@ class Generation(msgspec.Struct, frozen=True, gc=False):
     """Of the whole request."""
 
 
-class Stay(msgspec.Struct, frozen=True, gc=False):
-    """How long a model stays in an instance's memory, as seen so far. Times are in seconds."""
-
-    model: str
-    expires_at_s: float
-    """Since 1970 UTC."""
-    usual_s: float
-    """The `keep_alive` of requests."""
-    sent_s: float | None = None
-    """The `keep_alive` of the last canary."""
-    owed_s: float = 0.0
-    """By how much the last canary shortened the stay of later requests."""
-
-
 class Context(msgspec.Struct, frozen=True, gc=False):
     """What decides whether the context length is sent to an instance's model (see `ollama`)."""
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from exporter import keep_alive
 from exporter.connection import Deadlines
 from exporter.counters import MAX_MODELS, NO_DELTA, CounterState, Delta, rebase, update
 from exporter.engines import auto
@@ -16,6 +15,7 @@ from exporter.engines.base import HEALTH, drop_implausible, mark_implausible
 from exporter.instance_client import InstanceClient
 from exporter.model import NO_VALUES, Outcome, Reading, Target, Values, Verdict
 from exporter.snapshot import Row, conditions_of, info_label_text, is_up, label_text, status_of
+from ollama_fleet import keep_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from exporter.connection import Exchange
     from exporter.engines.base import Engine
     from exporter.instance_client import Answers, TransportConfig
-    from exporter.model import CanaryState, Context, Stay
+    from exporter.model import CanaryState, Context
     from ollama_fleet.clock import Clock
+    from ollama_fleet.keep_alive import Stay
 
 
 NOBODY_THERE = (Outcome.REFUSED, Outcome.CONNECT_TIMEOUT, Outcome.CONNECT_FAILED, Outcome.RESET)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
@@ -21,11 +19,8 @@ BODY_BY_PATH = {
     COMPLETIONS: json.dumps({"prompt": PROMPT, "max_tokens": N_TOKENS}),
 }
 """Bodies for servers with one model."""
-SHORTEST_S = 5.0
-"""A model that expires sooner might be gone when the canary arrives, which would load it again. A
-model that is still loaded after its time serves a request."""
-PINNED_S = 10 * 365 * 86_400.0
-"""Ollama writes that a model never expires as a time centuries ahead."""
+NEVER_S = 4_102_444_800.0
+"""2100. Ollama writes that a model never expires as a time centuries ahead."""
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding raises for a body that is not the expected JSON, or is nested without end."""
@@ -39,6 +34,23 @@ class LoadedModel(msgspec.Struct, frozen=True):
     digest: str = ""
     context_length: int = 0
     """0: not said, as before Ollama 0.6."""
+
+    @property
+    def expires_at_s(self) -> float | None:
+        """Return when it is unloaded, in seconds since 1970 UTC; None: never, or unknown."""
+        return None if self.is_pinned else self._time_s
+
+    @property
+    def is_pinned(self) -> bool:
+        """Return whether it is never unloaded."""
+        return self._time_s is not None and self._time_s >= NEVER_S
+
+    @property
+    def _time_s(self) -> float | None:
+        try:
+            return datetime.fromisoformat(self.expires_at).timestamp()
+        except (ValueError, OverflowError):
+            return None
 
 
 class _Loaded(msgspec.Struct):
@@ -68,31 +80,15 @@ def trained_context(body: bytes) -> int:
     return next((length for length in lengths if isinstance(length, int)), 0)
 
 
-def ollama_body(loaded: LoadedModel, *, date: str, n_trained: int) -> str:
-    """Return the body of the canary; empty: the model is about to expire, or serves a request.
-
-    `date` is the server's own time, as its header has it; clocks differ.
-    """
-    left_s = _left_s(loaded.expires_at, date)
-    if left_s < SHORTEST_S:
-        return ""
+def ollama_body(loaded: LoadedModel, keep_alive: str | int, *, n_trained: int) -> str:
+    """Return the body of the canary."""
     options = {"num_predict": N_TOKENS}
     if loaded.context_length < n_trained:
         # Ollama reloads a model for another `num_ctx` than the one that it was loaded for. A model
         # with its full trained context was mostly loaded for a longer default: then send none.
         options["num_ctx"] = loaded.context_length
-    keep_alive = -1 if left_s > PINNED_S else round(left_s)
     request = {"model": loaded.name, "prompt": PROMPT, "raw": True, "stream": False}
     return json.dumps({**request, "keep_alive": keep_alive, "options": options})
-
-
-def _left_s(expires_at: str, date: str) -> float:
-    """Return how long a model stays loaded; 0: unknown."""
-    try:
-        now_s = parsedate_to_datetime(date).timestamp() if date else time.time()
-        return datetime.fromisoformat(expires_at).timestamp() - now_s
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 def whole_name(model: str) -> str:

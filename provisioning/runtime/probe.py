@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import socket
+import time
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +15,14 @@ from http import HTTPStatus
 import aiohttp
 
 from ollama_fleet.bounded_http import BodyTooLargeError, read_body
+from ollama_fleet.keep_alive import (
+    Stay,
+    after_canary,
+    clock_offset_s,
+    is_leaving,
+    keep_alive,
+    watch,
+)
 from provisioning.descriptors import SHORTAGES
 from provisioning.errors import NotAskedError, ResourceExhaustedError, TransientError
 from provisioning.model import Canary, Probe, RequestsPage, WarmUp
@@ -26,7 +35,7 @@ from provisioning.runtime.canary import (
     trained_context,
     whole_name,
 )
-from provisioning.spec.defaults import ENGINES, Engine
+from provisioning.spec.defaults import ENGINES
 
 CONNECT_LIMIT_S = 1.0
 """A listener accepts sooner; a node that drops packets to closed ports stays silent."""
@@ -52,8 +61,8 @@ async def refuse_taken(host: str, port: int) -> None:
         )
 
 
-PULL_PATH, SHOW_PATH = "/api/pull", "/api/show"
-"""Of Ollama: it fetches a model, and says what it has of one."""
+PULL_PATH, SHOW_PATH, GENERATE_PATH = "/api/pull", "/api/show", "/api/generate"
+"""Of Ollama: fetch a model, describe a model, generate."""
 SHOW_TIMEOUT_S = 30.0
 SAID_BYTES = 200
 """How much of a refusal's body the error quotes."""
@@ -75,6 +84,8 @@ class HttpProber:
         """By folder of models and model."""
         self._contexts: dict[str, int] = {}
         """By digest of a model: the context that it was trained with."""
+        self._stays: dict[tuple[str, int], Stay | None] = {}
+        """By host and port of an Ollama that canaries are sent to."""
 
     async def ask(self, host: str, port: int, probe: Probe) -> str:
         """Return an empty text where the probe's path answers 200 within its time."""
@@ -103,15 +114,45 @@ class HttpProber:
         503 means busy, 4xx that the model does not generate: both say nothing of its health.
         """
         kind = ENGINES[engine]
-        url = _url(host, port, kind.canary_path)
-        body = await self._canary_body(host, port, kind, model)
-        if not body:
+        if kind.requests is None:
+            return await self._generate_by_ollama(host, port, canary, model)
+        page, _ = await self._page(_url(host, port, kind.requests.path))
+        if is_any_above_zero(page, kind.requests.names):
             return None
+        body = BODY_BY_PATH[kind.canary_path]
         request = WarmUp(path=kind.canary_path, body=body, timeout_s=canary.timeout_s)
+        return await self._canary_fault(host, port, request)
+
+    async def _generate_by_ollama(
+        self, host: str, port: int, canary: Canary, model: str
+    ) -> str | None:
+        """Send a canary that neither loads a model nor changes when one is unloaded."""
+        page, date = await self._page(_url(host, port, LOADED_PATH))
+        offset_s = clock_offset_s(date, time.time())
+        loaded = loaded_model(page, model)
+        stay = watch(self._stays.get((host, port)), loaded, time.time() + offset_s)
+        self._stays[host, port] = stay
+        if loaded is None or (stay is not None and is_leaving(stay, time.time() + offset_s)):
+            return None
+        n_trained = await self._trained_context(host, port, loaded)
+        sent_s = time.time() + offset_s
+        kept = keep_alive(loaded, stay, sent_s)
+        if kept is None:
+            return None  # it serves a request, or does not say when it unloads the model
+        body = ollama_body(loaded, kept, n_trained=n_trained)
+        request = WarmUp(path=GENERATE_PATH, body=body, timeout_s=canary.timeout_s)
+        try:
+            return await self._canary_fault(host, port, request)
+        finally:
+            self._stays[host, port] = after_canary(stay, sent_s, time.time() + offset_s)
+
+    async def _canary_fault(self, host: str, port: int, request: WarmUp) -> str | None:
+        """Send a canary: empty if it succeeds, else what is wrong; None if it says nothing."""
+        url = _url(host, port, request.path)
         try:
             status, said = await self._answer(url, request)
         except TimeoutError:
-            return f"canary stalled: {url} does not answer within {canary.timeout_s:g} s"
+            return f"canary stalled: {url} does not answer within {request.timeout_s:g} s"
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if _is_shortage(error):
                 raise NotAskedError(f"{url} was not asked: {_words(error)}") from error
@@ -159,19 +200,6 @@ class HttpProber:
                 return page, response.headers.get("Date", "")
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError, BodyTooLargeError):
             return b"", ""
-
-    async def _canary_body(self, host: str, port: int, engine: Engine, model: str) -> str:
-        """Return the body of the canary; empty: the instance is busy, or its model not loaded."""
-        if engine.requests:
-            page, _ = await self._page(_url(host, port, engine.requests.path))
-            is_busy = is_any_above_zero(page, engine.requests.names)
-            return "" if is_busy else BODY_BY_PATH[engine.canary_path]
-        page, date = await self._page(_url(host, port, LOADED_PATH))
-        loaded = loaded_model(page, model)
-        if loaded is None:
-            return ""
-        n_trained = await self._trained_context(host, port, loaded)
-        return ollama_body(loaded, date=date, n_trained=n_trained)
 
     async def _trained_context(self, host: str, port: int, loaded: LoadedModel) -> int:
         """Return the context that a model was trained with; 0: not needed, or unknown."""

@@ -32,6 +32,7 @@ class Fake:
         self.loaded: Any = [listed()]
         self.n_trained = 8192
         self.n_shown = 0
+        self.now_s = NOW_S
         self.status = 200
         self.is_frozen = False
         self.figures = ""
@@ -39,7 +40,7 @@ class Fake:
         self.port = 0
 
     async def answer(self, request: web.Request) -> web.Response:
-        headers = {"Date": formatdate(NOW_S, usegmt=True)}
+        headers = {"Date": formatdate(self.now_s, usegmt=True)}
         match request.path:
             case "/api/ps":
                 return web.json_response({"models": self.loaded}, headers=headers)
@@ -96,8 +97,28 @@ async def test_ollama_generates_a_few_tokens_and_keeps_the_model_as_long_as_befo
 
     (asked,) = fake.asked
     assert {"num_predict": 4} == asked.pop("options")
-    assert (False, True, 300) == (asked["stream"], asked["raw"], asked["keep_alive"])
+    assert (False, True) == (asked["stream"], asked["raw"])
+    assert 290 < seconds(asked["keep_alive"]) <= 300.2
     assert ("tiny:latest", "Hi") == (asked["model"], asked["prompt"])
+
+
+async def test_the_next_canary_gives_back_what_the_last_one_took_from_later_requests(
+    prober: HttpProber, fake: Fake
+) -> None:
+    """Of five minutes 200 s were left; 95 s later a request ended, and got these 200 s again."""
+    fake.loaded = [listed("2027-01-15T08:03:20Z")]
+    await sent(prober, fake.port)
+    fake.now_s += 100
+    fake.loaded = [listed("2027-01-15T08:04:55Z")]
+    await sent(prober, fake.port)
+
+    assert [200, 295] == [
+        pytest.approx(seconds(asked["keep_alive"]), abs=9) for asked in fake.asked
+    ]
+
+
+def seconds(duration: str) -> float:
+    return float(duration.removesuffix("s"))
 
 
 async def test_a_model_that_never_expires_stays_so(prober: HttpProber, fake: Fake) -> None:
@@ -131,7 +152,7 @@ async def test_a_model_is_asked_with_the_context_it_is_loaded_with(
         [],
         None,
         [{**listed(), "name": "tiny:8b"}],
-        [listed("2027-01-15T08:00:03Z")],
+        [listed("2027-01-15T08:02:00Z")],
         [listed("2027-01-15T07:00:00Z")],
         [listed("soon")],
         [listed("9999-12-31T23:59:59+00:00x")],

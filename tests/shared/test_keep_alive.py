@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from exporter.keep_alive import after_canary, chosen, is_leaving, keep_alive, watch
-from exporter.model import LoadedModel, Stay
+from exporter.model import LoadedModel
+from ollama_fleet.keep_alive import Stay, after_canary, chosen, is_leaving, keep_alive, watch
 
 NOW_S = 1_800_000_000.0
 

@@ -10,17 +10,11 @@ second half of a stay: no stay is ever cut by more than half, nor for longer tha
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from typing import Protocol, TypeVar
 
 import msgspec
-
-from exporter.model import Stay
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exporter.model import LoadedModel
-
 
 FOREVER = -1
 """The `keep_alive` of a model that is never unloaded."""
@@ -29,11 +23,46 @@ MINUTE_S = 60.0
 DEFAULT_STAY_S = 300.0
 """Ollama's default. A stay that was not seen from its start is taken for at least this long: taken
 for less, it would be cut by more than half."""
+MAX_DATE_ERROR_S = 1.5
+"""A Date header has whole seconds: a smaller difference between the clocks is ignored."""
 SAME_S = 1.0
 """Expiries this close are the same: a canary under way moves the expiry by its own duration."""
 
 
-def chosen(loaded: Sequence[LoadedModel], name: str) -> LoadedModel | None:
+class LoadedModel(Protocol):
+    """A model that `/api/ps` lists."""
+
+    @property
+    def name(self) -> str:
+        """Return its name."""
+
+    @property
+    def expires_at_s(self) -> float | None:
+        """Return when it is unloaded, in seconds since 1970 UTC; None: never, or unknown."""
+
+    @property
+    def is_pinned(self) -> bool:
+        """Return whether it is never unloaded."""
+
+
+Model = TypeVar("Model", bound=LoadedModel)
+
+
+class Stay(msgspec.Struct, frozen=True, gc=False):
+    """How long a model stays in an instance's memory, as seen so far. Times are in seconds."""
+
+    model: str
+    expires_at_s: float
+    """Since 1970 UTC."""
+    usual_s: float
+    """The `keep_alive` of requests."""
+    sent_s: float | None = None
+    """The `keep_alive` of the last canary."""
+    owed_s: float = 0.0
+    """By how much the last canary shortened the stay of later requests."""
+
+
+def chosen(loaded: Sequence[Model], name: str) -> Model | None:
     """Return the loaded model of a name; the first where it is not known."""
     return next((model for model in loaded if not name or model.name == name), None)
 
@@ -97,3 +126,15 @@ def after_canary(stay: Stay | None, sent_at_s: float, ended_at_s: float) -> Stay
     if stay is None or (sent_s := left_s(stay, sent_at_s)) <= 0:
         return stay
     return Stay(stay.model, ended_at_s + sent_s, stay.usual_s, sent_s)
+
+
+def clock_offset_s(date: str, now_s: float) -> float:
+    """Return by how much the clock of a server that sent this Date header is ahead of ours.
+
+    0 if they agree within the second that the header has, or it cannot be read.
+    """
+    try:
+        offset_s = parsedate_to_datetime(date).timestamp() - now_s
+    except (ValueError, OverflowError):
+        return 0.0
+    return offset_s + 0.5 if abs(offset_s) > MAX_DATE_ERROR_S else 0.0  # the middle of that second
