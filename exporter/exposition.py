@@ -174,6 +174,7 @@ def _few(fleet: Fleet) -> tuple[tuple[Series, Mapping[Any, float]], ...]:
         (catalogue.MODEL_LOADED_INSTANCES, fleet.models.loaded_instances),
         (catalogue.MODEL_INSTALLED_INSTANCES, fleet.models.installed_instances),
         (catalogue.MODEL_ON_CPU_INSTANCES, fleet.models.on_cpu_instances),
+        (catalogue.MODEL_EXPIRING_INSTANCES, fleet.models.expiring_instances),
         (catalogue.MODEL_LOADED_BYTES, fleet.models.loaded_bytes),
         (catalogue.MODEL_VRAM_BYTES, fleet.models.vram_bytes),
     )

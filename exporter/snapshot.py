@@ -61,6 +61,7 @@ class ModelTotals:
     loaded_instances: Mapping[str, int]
     """0 for a model that the inventory lists but no instance has loaded."""
     on_cpu_instances: Mapping[str, int]
+    expiring_instances: Mapping[str, int]
     loaded_bytes: Mapping[str, float]
     vram_bytes: Mapping[str, float]
     installed_instances: Mapping[str, int]
@@ -227,11 +228,12 @@ def escape(value: str) -> str:
 class ModelUse:
     """How many instances have one model in memory, and how much of it."""
 
-    __slots__ = ("bytes", "n_instances", "n_on_cpu", "vram_bytes")
+    __slots__ = ("bytes", "n_expiring", "n_instances", "n_on_cpu", "vram_bytes")
 
     def __init__(self) -> None:
         self.n_instances = 0
         self.n_on_cpu = 0
+        self.n_expiring = 0
         self.bytes: float | None = None
         """None while no instance says."""
         self.vram_bytes: float | None = None
@@ -239,6 +241,7 @@ class ModelUse:
     def add(self, model: LoadedModel) -> None:
         """Count one instance that has it loaded."""
         self.n_instances += 1
+        self.n_expiring += model.expires_at_s is not None
         if model.size_bytes is not None:
             self.bytes = (self.bytes or 0.0) + model.size_bytes
         if model.vram_bytes is not None:
@@ -349,6 +352,7 @@ class Aggregation:
         return ModelTotals(
             loaded_instances=_totals((name, use.n_instances) for name, use in uses),
             on_cpu_instances=_totals((name, use.n_on_cpu) for name, use in in_vram),
+            expiring_instances=_totals((name, use.n_expiring) for name, use in uses),
             loaded_bytes=_totals((name, use.bytes) for name, use in uses if use.bytes is not None),
             vram_bytes=_totals((name, use.vram_bytes or 0.0) for name, use in in_vram),
             installed_instances=_totals((on_disk[model], n) for model, n in installed.items()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alerts.groups.availability import with_condition
-from alerts.groups.lifecycle import EVERY, limit
+from alerts.groups.lifecycle import limit
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
     EXPECTED,
@@ -38,19 +38,17 @@ def group(settings: Settings) -> Group:
             _on_cpu(settings),
             _unloads_high(settings),
         ),
-        every=EVERY,
     )
 
 
 def _counts(settings: Settings) -> tuple[Recording, ...]:
     scope = settings.scope
     unloaded = scope.over("increase", catalogue.FLEET_MODEL_UNLOADS, settings.windows.changes)
-    expires = scope.raw(catalogue.INSTANCE_MODEL_EXPIRES)
     return (
         Recording(LOADED, scope.fleet_sum(catalogue.MODEL_LOADED_INSTANCES, "model")),
         Recording(ON_CPU, scope.fleet_sum(catalogue.MODEL_ON_CPU_INSTANCES, "model")),
         Recording(UNLOADS, scope.fleet_sum(catalogue.FLEET_MODEL_UNLOADS, inner=unloaded)),
-        Recording(EXPIRING, f"count {scope.by()} (count {scope.by('instance_id')} ({expires}))"),
+        Recording(EXPIRING, scope.fleet_sum(catalogue.MODEL_EXPIRING_INSTANCES)),
         Recording(NOT_LOADED, _unexpectedly_not_loaded(settings)),
     )
 

@@ -211,6 +211,12 @@ MODEL_ON_CPU_INSTANCES = Series(
     "server reports its GPU memory.",
     (*SHARD, "model"),
 )
+MODEL_EXPIRING_INSTANCES = Series(
+    "ollama_model_expiring_instances",
+    Kind.GAUGE,
+    "Instances that have the model in memory and unload it if no request comes.",
+    (*SHARD, "model"),
+)
 MODEL_LOADED_BYTES = Series(
     "ollama_model_loaded_bytes",
     Kind.GAUGE,

@@ -75,6 +75,7 @@ class Oracle(Collector):
         yield family(catalogue.MODEL_LOADED_INSTANCES, fleet.models.loaded_instances)
         yield family(catalogue.MODEL_INSTALLED_INSTANCES, fleet.models.installed_instances)
         yield family(catalogue.MODEL_ON_CPU_INSTANCES, fleet.models.on_cpu_instances)
+        yield family(catalogue.MODEL_EXPIRING_INSTANCES, fleet.models.expiring_instances)
         yield family(catalogue.MODEL_LOADED_BYTES, fleet.models.loaded_bytes)
         yield family(catalogue.MODEL_VRAM_BYTES, fleet.models.vram_bytes)
         yield family(catalogue.NODE_INSTANCES, fleet.node_instances)

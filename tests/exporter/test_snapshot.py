@@ -307,7 +307,7 @@ def test_only_running_instances_that_answered_have_conditions() -> None:
 
 def test_what_instances_have_of_a_model_adds_up() -> None:
     """`x` is not loaded where it should be; of `bare` no instance says how large it is."""
-    gpu = Values(loaded=(GPU, LoadedModel("bare")), installed=("m", "x"))
+    gpu = Values(loaded=(GPU, LoadedModel("bare", expires_at_s=7.0)), installed=("m", "x"))
     models = snapshot(
         row(target("a"), reading(values=gpu)),
         row(target("b"), reading(values=Values(loaded=(SPLIT,), installed=("m",)))),
@@ -318,6 +318,7 @@ def test_what_instances_have_of_a_model_adds_up() -> None:
 
     assert {"m": 2, "bare": 1, "x": 0} == models.loaded_instances
     assert {"m": 1} == models.on_cpu_instances
+    assert {"m": 0, "bare": 1, "x": 0} == models.expiring_instances
     assert ({"m": 16.0}, {"m": 14.0}) == (models.loaded_bytes, models.vram_bytes)
     assert {"m": 2, "x": 1} == models.installed_instances
 
