@@ -80,10 +80,11 @@ def watch(stay: Stay | None, model: LoadedModel | None, now_s: float) -> Stay | 
     expires_s = model.expires_at_s
     if stay is None or stay.model != model.name:
         return _new(model.name, expires_s, now_s, least_s=DEFAULT_STAY_S)
-    if expires_s <= stay.expires_at_s + SAME_S:
-        return stay
+    moved_s = expires_s - stay.expires_at_s
+    if abs(moved_s) <= SAME_S:
+        return msgspec.structs.replace(stay, expires_at_s=expires_s) if moved_s else stay
     # A request ended since then. It sent its own `keep_alive`, or got that of the last canary.
-    if stay.sent_s is None or expires_s - now_s > stay.sent_s:
+    if moved_s < 0 or stay.sent_s is None or expires_s - now_s > stay.sent_s:
         return _new(model.name, expires_s, now_s)
     owed_s = stay.usual_s - stay.sent_s
     return msgspec.structs.replace(stay, expires_at_s=expires_s, owed_s=owed_s)

@@ -189,9 +189,9 @@ async def asking_ollama(
 async def test_a_clock_that_is_wrong_does_not_move_an_expiry() -> None:
     """The server's clock is years ahead of ours; its model goes in ten minutes of its own time."""
     async with asking_ollama({"expires_at": "2030-01-01T12:10:00Z"}) as sent:
-        keep_alives = {body["keep_alive"] for path, body in sent if path == "/api/generate"}
+        left = [body["keep_alive"] for path, body in sent if path == "/api/generate"]
 
-    assert {"599.500s"} == keep_alives
+    assert all(598.5 < float(text.removesuffix("s")) <= 599.5 for text in left)
 
 
 @pytest.mark.parametrize(

@@ -88,10 +88,24 @@ def test_a_stay_that_a_request_gives_itself_is_the_one_that_counts() -> None:
     assert "595.000s" == keep_alive(model(0), used, NOW_S + 155)
 
 
+def test_a_request_with_a_shorter_stay_is_not_overruled() -> None:
+    stay = after_canary(seen((0, 300)), NOW_S + 10, NOW_S + 10)
+
+    used = watch(stay, model(40 + 60), NOW_S + 45)
+
+    assert "55.000s" == keep_alive(model(0), used, NOW_S + 45)
+
+
 def test_a_canary_is_not_taken_for_a_request() -> None:
+    """Its end moves the expiry by how long it took, as far as we can know that."""
     stay = after_canary(seen((0, 300)), NOW_S + 100, NOW_S + 102)
 
-    assert stay == watch(stay, model(302.3), NOW_S + 110)
+    after = watch(stay, model(302.3), NOW_S + 110)
+
+    assert stay is not None
+    assert after is not None
+    assert (stay.usual_s, stay.sent_s, 0.0) == (after.usual_s, after.sent_s, after.owed_s)
+    assert "192.300s" == keep_alive(model(0), after, NOW_S + 110)
 
 
 @pytest.mark.parametrize("unloaded", [None, model(300, "other")])
