@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -29,9 +29,9 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 class LoadedModel(msgspec.Struct, frozen=True):
     """A model that Ollama lists as loaded."""
 
-    name: str
+    name: Annotated[str, msgspec.Meta(max_length=256)]
     expires_at: str
-    digest: str = ""
+    digest: Annotated[str, msgspec.Meta(max_length=256)] = ""
     context_length: int = 0
     """0: not said, as before Ollama 0.6."""
 

@@ -157,8 +157,19 @@ async def test_a_model_is_asked_with_the_context_it_is_loaded_with(
         [listed("soon")],
         [listed("9999-12-31T23:59:59+00:00x")],
         {"name": "tiny"},
+        [listed(digest="d" * 1000)],
     ],
-    ids=["none", "null", "another", "expires", "serves", "no time", "bad time", "no list"],
+    ids=[
+        "none",
+        "null",
+        "another",
+        "expires",
+        "serves",
+        "no time",
+        "bad time",
+        "no list",
+        "long digest",
+    ],
 )
 async def test_a_model_that_is_not_loaded_or_serves_is_left_alone(
     prober: HttpProber, fake: Fake, loaded: object
