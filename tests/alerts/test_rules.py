@@ -30,9 +30,9 @@ ANNOTATIONS = {"summary", "description", "runbook_url", "dashboard_url"}
 
 def _seen_by(file: TestFile, rules: Sequence[Rule] = RULES) -> list[Rule]:
     """Return the rules that a file's cases rest on: a long test of one alert needs no others."""
-    if "ALERTS" in file.mentioned and file.is_scenario:
-        return list(rules)
-    seen = foundations(file.mentioned, rules)
+    is_of_all = "ALERTS" in file.mentioned and file.is_scenario
+    alerts = {rule.name for rule in rules if rule.is_alert and is_of_all}
+    seen = foundations(file.mentioned | alerts, rules)
     return [rule for rule in rules if rule.name in seen]
 
 
