@@ -22,7 +22,7 @@ ROTATION = "ollama-fleet-rotation"
 
 FIRST_ALARM = "OllamaFleetHealthDroppingFast"
 FIRST_ALARM_WAITS_S = 60.0
-"""So much longer OllamaFleetHealthyInstancesLow must hold until it fires."""
+"""How much longer OllamaFleetHealthyInstancesLow must hold until it fires."""
 
 Document = dict[str, object]
 

@@ -21,12 +21,12 @@ SPEED_KEPT_S = 3600.0
 """How long a speed stands while an instance is idle and says nothing new."""
 
 MAX_REQUESTS_PER_SECOND = 10_000.0
-"""Of one instance, failed ones included: more no HTTP server before a model ends."""
+"""Of one instance, failed ones included: no HTTP server in front of a model ends more."""
 BURST_S = 60.0
 """A server may count the work of this long at once: some count a request only when it ends."""
 
 MAX_ERROR_TYPES = 32
-"""Of one instance. What comes under more is counted together."""
+"""Maximum number of error types of one instance; later ones count as `other`."""
 
 
 class Counter(msgspec.Struct, frozen=True, gc=False):
@@ -38,7 +38,7 @@ class Counter(msgspec.Struct, frozen=True, gc=False):
 
 
 class CounterState(msgspec.Struct, frozen=True, gc=False):
-    """What is known of one instance from its polls so far."""
+    """The counters and speed of one instance, continued from poll to poll."""
 
     model: str = ""
     version: str = ""
@@ -50,7 +50,7 @@ class CounterState(msgspec.Struct, frozen=True, gc=False):
     generating_seconds: Counter | None = None
     prompt: Counter | None = None
     errors: tuple[tuple[str, Counter], ...] | None = None
-    """By error type; None until the instance has reported its errors, if only none."""
+    """By error type; None until the instance has reported its errors, be it that there are none."""
     last_errors: tuple[tuple[str, float], ...] = ()
     """The last counts as the instance gave them: mostly they are the same again.
 
@@ -82,7 +82,7 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     """(error type, count) of the types that are new or grew."""
     durations: Histogram | None = None
     failed_requests: float = 0.0
-    """Those of the errors that belong to the requests in `durations`: 0 if none are reported."""
+    """Failed requests among those in `durations`; 0 if the instance reports no durations."""
     model_changes: tuple[tuple[str, int], ...] = ()
     """(model, 1 if it was loaded, -1 if it was unloaded, 0 if it is the first one seen)."""
     n_restarts: int = 0

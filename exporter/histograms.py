@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Boundaries = tuple[float, ...]
 
 MAX_BUCKETS: Final = 64
-"""Of one histogram; servers have up to 41."""
+"""Maximum number of buckets of one histogram; servers have up to 41."""
 MAX_BOUNDARY_CHARACTERS: Final = 32
 MAX_UNION: Final = 96
 """Boundaries of a merged histogram; all engines together have 90. A histogram that would add more
@@ -98,7 +98,7 @@ class MergedHistograms:
         self.by_model: dict[str, Histogram] = {}
         self.boundaries_s: Boundaries = ()
         self.by_layout: dict[Boundaries, Histogram] = {}
-        """Of all models, over the boundaries that the instances themselves have."""
+        """The sum over all models by the boundaries that the instances have."""
 
     @property
     def count(self) -> float | None:

@@ -68,7 +68,7 @@ class Outcome(StrEnum):
 
 
 class HealthCheck(StrEnum):
-    """What decides whether an instance is healthy, by the inventory."""
+    """What decides whether an instance is healthy; `health` in the inventory."""
 
     __hash__ = str.__hash__
 
@@ -171,7 +171,7 @@ class LoadedModel(msgspec.Struct, frozen=True, gc=False):
 
 
 class Values(msgspec.Struct, frozen=True, gc=False):
-    """What an instance says about itself. None means that it does not say."""
+    """What an instance reports about itself. None means that it does not report it."""
 
     models: tuple[str, ...] = ()
     version: str | None = None
@@ -235,7 +235,7 @@ class Generation(msgspec.Struct, frozen=True, gc=False):
     load_s: float | None = None
     """Time to load the model."""
     duration_s: float = 0.0
-    """Of the whole request."""
+    """Time of the whole request."""
 
 
 class Context(msgspec.Struct, frozen=True, gc=False):
@@ -252,7 +252,7 @@ class CanaryState(msgspec.Struct, frozen=True, gc=False):
     """The results of one instance's canaries so far."""
 
     outcome: CanaryOutcome
-    """Of the last one, which may have been skipped."""
+    """Outcome of the last canary, which may have been skipped."""
     detail: str
     """What went wrong, or why it was skipped, for people; empty when all is well."""
     at_s: float

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("exporter.publisher")
 
 AUTO_MAX_INSTANCES = 50_000
-"""Of a larger fleet Prometheus takes a scrape per instance only if somebody wants that."""
+"""In a larger fleet the series per instance are off: a scrape would be too large by default."""
 GZIP_LEVEL = 1
 """Level 9 takes six times as long for a body that is an eighth smaller."""
 GZIP_WINDOW_BITS = 31
@@ -102,7 +102,7 @@ class Publisher:
         self._per_instance = per_instance
         """None: as the size of the fleet allows."""
         self._announced: dict[str, bool] = {}
-        """What the log said last of each kind of series: whether they are published."""
+        """Whether each kind of series was published when that was last logged."""
         self.rendered_scrape: RenderedScrape | None = None
         """None until the first whole cycle has ended."""
 

@@ -75,7 +75,7 @@ class Fleet:
     tokens_per_second: Mapping[str, float]
     """By model."""
     measured_instances: Mapping[str, int]
-    """Those whose speeds are summed up, by model."""
+    """Instances in `tokens_per_second`, by model."""
     latency_p99_s: float | None
     model_instances: Mapping[tuple[str, Status], int]
     node_instances: Mapping[tuple[str, Status], int]

@@ -284,7 +284,7 @@ class HealthMonitor:
 
 
 NOTICE_S = 10.0
-"""From the beginning of a drain: clients and balancers still send until they see that it drains."""
+"""Time after the start of a drain in which clients and balancers may still send requests."""
 LOOK_S = 2.0
 MAX_DRAINS_AT_ONCE = 100
 """A rollout drains few at once; each question takes a descriptor."""

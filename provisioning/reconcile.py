@@ -108,7 +108,7 @@ def _may_collect(scheduler: Scheduler, node: str, container: ObservedContainer) 
 
 
 URGENCY = {Reason.REPLACED: 0, Reason.NODE_REMOVED: 1, Reason.CHANGED: 2, Reason.ROTATED: 3}
-"""In which order instances that serve well are replaced."""
+"""The order in which instances that serve well are replaced."""
 
 
 class PoolReconciler:

@@ -1,4 +1,4 @@
-"""What an engine is, what engines share, and which values are implausible from any of them."""
+"""Define an engine, what engines share, and which values are implausible from any of them."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Engine:
     identity_requests: tuple[str, ...] = ()
     """Paths asked as well when an instance is new, came back, or was last identified long ago."""
     costly_requests: tuple[str, ...] = ()
-    """As these, but only of an instance that is healthy, and not when only its connection was
-    closed, which some servers do every 5 s."""
+    """The same, but only for a healthy instance, and not when just its connection was closed, which
+    some servers do every 5 s."""
     choose_requests: Callable[[Answers], tuple[str, ...]] | None = None
     """Return the paths to ask at each poll, by what was answered then; without it, `requests`."""
 
@@ -80,7 +80,7 @@ _decode_health = msgspec.json.Decoder(_HealthBody | bool | str).decode
 _decode_anything = msgspec.json.Decoder(msgspec.Raw).decode
 
 USUAL_BODIES = frozenset((b'{"status":"ok"}', b"", b"OK", b"ok"))
-"""What nearly every health check answers, known without being parsed."""
+"""The bodies of nearly all good health checks, accepted without parsing."""
 GOOD_WORDS = frozenset(("ok", "healthy", "up", "pass", "ready", "alive"))
 LOADING_WORDS = frozenset(("loading", "loading model", "starting"))
 

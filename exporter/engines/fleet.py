@@ -46,7 +46,7 @@ from exporter.model import NO_VALUES, Histogram, Outcome, Values, Verdict
 METRICS = "/api/metrics"
 
 MAX_ERROR_TYPES = 1000
-"""Of one body, kept for a poll. Far fewer are counted apart (see `counters`)."""
+"""Maximum error types of one body. Far fewer are counted apart (see `counters`)."""
 
 Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARACTERS)]
 Boundary = Annotated[str, msgspec.Meta(max_length=MAX_BOUNDARY_CHARACTERS)]

@@ -13,7 +13,7 @@ from exporter.errors import PollError
 from exporter.model import Context, Generation, Outcome
 
 MAX_LINES = 1000
-"""Of one answer: one per token, and the last ones."""
+"""Maximum number of lines of one answer: one per token, and a few at its end."""
 
 
 class Prompt(NamedTuple):
@@ -26,7 +26,7 @@ class Prompt(NamedTuple):
     keep_alive: str | int | None = None
     """Ollama's: how long the model stays in memory afterwards; None leaves that to the server."""
     context_length: float | None = None
-    """What the model was loaded with: Ollama loads it again for a request that says otherwise."""
+    """The context length of the loaded model: Ollama reloads it for a request with another one."""
 
 
 class TimedLine(NamedTuple):

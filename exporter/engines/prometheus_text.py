@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 MAX_SAMPLES: Final = 10_000
-"""Of one family: a histogram of 40 buckets over 64 engines, streaming and not, has 5,000."""
+"""Of one family; a histogram of 40 buckets over 64 engines, streaming and not, has 5,000."""
 MAX_ERROR_TYPES: Final = 100
 MAX_MODELS: Final = 16
 MAX_SHOWN_BYTES: Final = 50

@@ -68,7 +68,7 @@ class Value(StrEnum):
 
 @dataclass(slots=True)
 class Totals:
-    """What the instances amount to. Speeds are in tokens/s, of healthy instances only."""
+    """The totals over the instances. Speeds are in tokens/s, of healthy instances only."""
 
     instances: Counter[Status] = field(default_factory=Counter)
     conditions: Counter[Condition] = field(default_factory=Counter)
@@ -100,7 +100,7 @@ def columns(
 ) -> Generator[None, None, Columns]:
     """Return the columns of some rows, and their totals; about 2 µs for each row.
 
-    `errors` tells how many requests of an instance failed of late; None where it does not say.
+    `errors` returns how many requests of an instance failed recently; None if it reports none.
     """
     status, conditions = array("B", bytes(len(rows))), array("B", bytes(len(rows)))
     speeds = array("d", [math.nan]) * len(rows)

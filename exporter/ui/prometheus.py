@@ -28,7 +28,7 @@ MAX_FIRING = 100
 MAX_FIRING_OF_ONE_NAME = 50
 """An alert that is about instances may fire for thousands at once, just when somebody looks."""
 KEPT_S = 60.0
-"""For how long an answer still counts as news when nobody asked meanwhile."""
+"""How long an answer still counts as current if no page asked in between."""
 CRITICAL = "critical"
 SEVERITIES = (CRITICAL, "warning", "info")
 
@@ -133,7 +133,7 @@ class Prometheus:
 def answer_of(
     thresholds: Iterable[Series], firing: Iterable[Series], n_firing: Iterable[Series]
 ) -> Answer:
-    """Return what the answers to the queries amount to."""
+    """Combine the answers to the queries."""
     alerts = firing_of(firing)
     n_by_severity: Counter[str] = Counter()
     for each in n_firing:

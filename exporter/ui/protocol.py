@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 COMPARED_AT_ONCE = 256
-"""Cells per comparison: in most stretches nothing changed, which one look at them tells."""
+"""Cells per comparison: most stretches have not changed, and one comparison shows that."""
 
 
 class Changes(msgspec.Struct, frozen=True):

@@ -62,7 +62,7 @@ class RecentHistory:
         self._samples.append(sample)
 
     def errors_of(self, row: Row) -> int | None:
-        """Return how many requests of an instance failed of late; None where it does not say."""
+        """Return how many requests of an instance failed recently; None if it reports none."""
         if row.counters.errors is None or not self._samples:
             return None
         total = _errors_total(row)
@@ -72,7 +72,7 @@ class RecentHistory:
         return max(0, round(total - self._samples[0].errors.get(row.target.id, 0.0)))
 
     def p99s_s(self) -> dict[catalogue.Series, float]:
-        """Return the p99 of each time of which there were any of late."""
+        """Return the recent p99 of each time; a time without recent requests is left out."""
         if not self._samples:
             return {}
         before, p99s_s = self._samples[0].times, {}

@@ -134,7 +134,7 @@ class LoadedModel(msgspec.Struct, frozen=True):
 
 
 MAX_MODELS = 5
-"""Those with the most instances: more nobody reads at the top of a page."""
+"""Models in the header: those with the most instances."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,14 +62,14 @@ async def refuse_taken(host: str, port: int) -> None:
 
 
 PULL_PATH, SHOW_PATH, GENERATE_PATH = "/api/pull", "/api/show", "/api/generate"
-"""Of Ollama: fetch a model, describe a model, generate."""
+"""Paths of Ollama: fetch a model, describe a model, generate."""
 SHOW_TIMEOUT_S = 30.0
 SAID_BYTES = 200
 """How much of a refusal's body the error quotes."""
 CHUNK_BYTES = 65_536
 PAGE_TIMEOUT_S = 2.0
 MAX_PAGE_BYTES = 1_000_000
-"""Of a page that counts requests or lists models; a longer one counts as none."""
+"""Maximum size of a page that counts requests or lists models; a longer one counts as none."""
 MAX_CONTEXTS = 1000
 """Models whose trained context is remembered."""
 
@@ -85,7 +85,7 @@ class HttpProber:
         self._contexts: dict[str, int] = {}
         """By digest of a model: the context that it was trained with."""
         self._stays: dict[tuple[str, int], Stay | None] = {}
-        """By host and port of an Ollama that canaries are sent to."""
+        """The stay of the model by host and port of each Ollama that gets canaries."""
 
     async def ask(self, host: str, port: int, probe: Probe) -> str:
         """Return an empty text where the probe's path answers 200 within its time."""

@@ -46,7 +46,7 @@ class Hosting:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that `ollama-fleet simulate` can be told."""
+    """The settings of `ollama-fleet simulate`."""
 
     spec: FleetSpec
     listen_port: int

@@ -22,7 +22,7 @@ from provisioning.simulator.spec import Instance, Model
 from provisioning.simulator.wire import EVENT_STREAM, JSON, JSON_UTF8, NDJSON, Response
 
 PROMPT_SPEED_FACTOR = 20
-"""Prompt tokens are read so many times faster than new ones are generated."""
+"""How many times faster prompt tokens are read than new ones are generated."""
 LOAD_BYTES_PER_S = 2_000_000_000
 """How fast a model's weights come into memory."""
 CHARACTERS_PER_TOKEN = 4
@@ -56,7 +56,7 @@ class Work:
         return "".join(self.tokens)
 
     def due_ns(self, n_tokens: int) -> int:
-        """Return how long after its turn began so many tokens are there."""
+        """Return how long after the start of its turn `n_tokens` are there."""
         return self.load_ns + self.prompt_ns + self.token_ns * n_tokens
 
     @property

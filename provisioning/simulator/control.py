@@ -36,7 +36,7 @@ OPTION = "--control.token-file"
 
 
 def default_path() -> Path:
-    """Return where the token lives unless told otherwise: the user's state folder."""
+    """Return the default path of the token, in the user's state folder."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "ollama-fleet" / "simulate.token"
 

@@ -104,7 +104,7 @@ class InstanceState:
         self.models: ModelStore | None = None
         """None: what is installed is as at first, and its own model is loaded."""
         self.runner: ActiveFault | None = None
-        """What is wrong with the process that runs its models."""
+        """The fault of the process that runs its models."""
         self.cpu_ratio = 0.0
         """How much of a model is not in its GPU's memory."""
         self.busy_s = 0.0

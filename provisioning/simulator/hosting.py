@@ -155,7 +155,7 @@ class HostedContainer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Listener:
-    """Somebody who is told of the containers of a fleet on a node."""
+    """A client that watches the containers of a fleet on a node."""
 
     fleet: str
     names: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
@@ -183,7 +183,7 @@ class ContainerHost:
 
     @property
     def n_listeners(self) -> int:
-        """Return how many are told of changes now."""
+        """Return how many clients watch now."""
         return sum(map(len, self._listeners_by_node.values()))
 
     def start(self, node: str, name: str, order: StartOrder) -> None:

@@ -40,7 +40,7 @@ class PublishedInventory:
 
     @property
     def current(self) -> Inventory:
-        """Return the list of now; it is made anew only where it has changed."""
+        """Return the current list; it is rebuilt only if it has changed."""
         spec_index = self._roster_now()
         if spec_index != self._roster:
             self._roster = spec_index

@@ -113,7 +113,7 @@ class Runners:
                 yield run
 
     async def until(self, run: RunnerProcess, due_ns: int) -> None:
-        """Wait until so much simulated time of a turn has passed; none does while it is frozen.
+        """Wait until `due_ns` of simulated time of a turn have passed; none passes in a frozen one.
 
         Raises:
             RunnerLostError: The runner was killed meanwhile.
@@ -186,7 +186,7 @@ class Runners:
             await _wait(left_s)
 
     def _left_s(self, began_s: float, due_ns: int) -> float:
-        """Return how long it takes until so much simulated time has passed."""
+        """Return how long it takes until `due_ns` of simulated time have passed."""
         return began_s + due_ns / NS_PER_S * self._time_scale - self._loop_s()
 
     def _simulated_ns(self, duration_s: float) -> int:

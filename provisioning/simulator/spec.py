@@ -176,7 +176,7 @@ class Model:
     relative_speed: float
     """Against llama3.1:8b on the same hardware."""
     share: float
-    """Of the fleet's instances; the shares of all models sum to 1."""
+    """Share of the fleet's instances; the shares of all models sum to 1."""
 
     @property
     def digest(self) -> str:
@@ -202,7 +202,7 @@ class FleetSpec:
     """None: one node for every 100 instances."""
     mode: Mode = Mode.FLEET
     ollama_share: float = 0.0
-    """Of the instances, spread over all nodes: they are stock Ollama, whatever the mode."""
+    """Share of the instances, spread over all nodes, that are stock Ollama, whatever the mode."""
     seed: int = 1
     hardware: tuple[tuple[Hardware, int], ...] = ALL_EPYC
     """Kinds of hardware with their weights among the nodes."""
@@ -216,7 +216,7 @@ class FleetSpec:
     installed_models: int = 1
     """How many models each instance has in its store; its own is the first and is loaded."""
     max_loaded_models: int = 3
-    """Of each instance; another one that is asked for takes the place of one that is idle."""
+    """Maximum models in memory of an instance; another one takes the place of an idle one."""
     keep_alive_s: float = KEEP_ALIVE_S
     """How long a model stays loaded after a request that does not say."""
 

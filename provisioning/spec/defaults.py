@@ -61,7 +61,7 @@ class Engine:
     requests: RequestsPage | None = None
     """None: it does not count its requests, so a drain lasts its whole time."""
     canary_path: str = ""
-    """Where it generates; see `runtime.canary`. Empty: it has no canary."""
+    """Path of the canary; see `runtime.canary`. Empty: it has no canary."""
 
 
 COMPLETIONS = "/v1/completions"
