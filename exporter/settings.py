@@ -240,9 +240,10 @@ SETTINGS = (
     ),
     Setting(
         "canary.timeout",
-        "30s",
+        "15s",
         "Timeout of a canary; an instance that takes longer is stalled. Set it longer than "
-        "requests wait for a busy instance.",
+        "requests wait for a busy instance. Ollama replaces a frozen runner after 20 s of waiting, "
+        "so a longer timeout sees a slow answer instead.",
         parse_positive_duration_s,
         "DURATION",
     ),

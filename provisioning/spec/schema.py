@@ -156,7 +156,7 @@ class Canary(Section):
     """A tiny generation now and then: what only answers its health check may not generate."""
 
     period_s: Timeout = 300.0
-    timeout_s: Timeout = 30.0
+    timeout_s: Timeout = 15.0
     """More than the longest wait behind the requests of others: stock Ollama does not say that it
     is busy."""
     n_failures: AtLeastOne = 2

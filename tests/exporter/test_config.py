@@ -127,9 +127,9 @@ def test_no_canaries_are_sent_unless_they_are_switched_on() -> None:
 
 def test_a_canary_ends_before_the_next_and_its_result_is_kept_until_then() -> None:
     assert [
-        "option canary.period: canary.timeout (30s, the default) must be shorter than "
-        "canary.period (20s): lower it as well, for instance --canary.timeout 10s"
-    ] == problems(layer("option", canary__period="20s"), ENOUGH)
+        "option canary.period: canary.timeout (15s, the default) must be shorter than "
+        "canary.period (10s): lower it as well, for instance --canary.timeout 5s"
+    ] == problems(layer("option", canary__period="10s"), ENOUGH)
     assert [
         "option canary.period: canary.period (1h) must be at most 30m: results count for an hour"
     ] == problems(layer("option", canary__period="1h"), ENOUGH)
