@@ -59,8 +59,8 @@ class ProbeState:
         "canary",
         "first_failure_s",
         "interval_s",
-        "is_asking",
         "is_reset",
+        "is_under_way",
         "n_allowed",
         "n_failures",
         "target",
@@ -76,7 +76,7 @@ class ProbeState:
         self.unhealthy: Unhealthy | None = None
         self.n_failures = 0
         self.first_failure_s = 0.0
-        self.is_asking = False
+        self.is_under_way = False
         self.is_reset = False
         """Its failures were reset, and it has not passed since."""
 
@@ -108,11 +108,11 @@ class HealthMonitor:
         self._unhealthy: dict[str, Unhealthy] = {}
         self._due: list[tuple[float, int, str, ProbeState]] = []
         self._numbers = itertools.count()  # so that no two in the heap compare equal
-        self._asking: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._events = EventLog(log, clock)
         self._canaries: Counter[str] = Counter()
-        self._turns = asyncio.Semaphore(descriptors.share(MAX_AT_ONCE))
-        self._canary_turns = asyncio.Semaphore(descriptors.share(MAX_CANARIES_AT_ONCE))
+        self._slots = asyncio.Semaphore(descriptors.share(MAX_AT_ONCE))
+        self._canary_slots = asyncio.Semaphore(descriptors.share(MAX_CANARIES_AT_ONCE))
 
     def __repr__(self) -> str:
         n_unhealthy = len(self._unhealthy)
@@ -171,12 +171,12 @@ class HealthMonitor:
         """Send probes when they are due, until cancelled."""
         try:
             while True:
-                self._ask_due()
+                self._start_due()
                 await self._clock.sleep(self._wait_s())
         finally:
-            for task in self._asking:
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._asking, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _first_due_s(self, instance_id: str, interval_s: float) -> float:
         """Return when an instance is asked first: at its phase, the same after every restart."""
@@ -192,7 +192,7 @@ class HealthMonitor:
             return IDLE_S
         return min(IDLE_S, max(TICK_S, self._due[0][0] - self._clock.monotonic_s()))
 
-    def _ask_due(self) -> None:
+    def _start_due(self) -> None:
         now_s = self._clock.monotonic_s()
         while self._due and self._due[0][0] <= now_s:
             due_s, _, instance_id, state = heapq.heappop(self._due)
@@ -202,26 +202,26 @@ class HealthMonitor:
             # After a long stall one question is enough.
             missed_s = max(0.0, now_s - due_s) // interval_s * interval_s
             self._push(due_s + missed_s + interval_s, instance_id, state)
-            if not state.is_asking:
-                self._begin(instance_id, state)
+            if not state.is_under_way:
+                self._start(instance_id, state)
 
-    def _begin(self, instance_id: str, state: ProbeState) -> None:
-        state.is_asking = True
-        task = asyncio.get_running_loop().create_task(self._ask(instance_id, state))
-        self._asking.add(task)
+    def _start(self, instance_id: str, state: ProbeState) -> None:
+        state.is_under_way = True
+        task = asyncio.get_running_loop().create_task(self._probe(instance_id, state))
+        self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    async def _ask(self, instance_id: str, state: ProbeState) -> None:
+    async def _probe(self, instance_id: str, state: ProbeState) -> None:
         try:
-            async with self._canary_turns if state.canary else self._turns:
+            async with self._canary_slots if state.canary else self._slots:
                 fault = await self._fault(state.target, state.canary)
         except NotAskedError as error:
             self._log_shortage(instance_id, error)
             return
         finally:
-            state.is_asking = False
+            state.is_under_way = False
         if fault is not None and state in self._states.get(instance_id, ()):
-            self._take(instance_id, state, fault)
+            self._record(instance_id, state, fault)
 
     async def _fault(self, target: ProbeTarget, canary: Canary | None) -> str | None:
         """Return what is wrong with an instance; empty: nothing; None: the canary was skipped."""
@@ -243,7 +243,7 @@ class HealthMonitor:
             error,
         )
 
-    def _take(self, instance_id: str, state: ProbeState, fault: str) -> None:
+    def _record(self, instance_id: str, state: ProbeState, fault: str) -> None:
         """Count an answer; report when an instance has become unhealthy or healthy."""
         if not fault:
             state.n_failures = 0
@@ -277,7 +277,7 @@ class HealthMonitor:
         self._events.event("unhealthy", message, instance_id, node, fault[:MAX_FAULT], burst=BURST)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._asking.discard(task)
+        self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             # A fault of ours: probers report what instances do wrong, they do not raise it.
             log.error("bug in a health check", exc_info=task.exception())
@@ -297,7 +297,7 @@ class DrainMonitor:
         self._prober_of = prober_of
         self._clock = clock
         self._on_idle = on_idle
-        self._turns = asyncio.Semaphore(descriptors.share(MAX_DRAINS_AT_ONCE))
+        self._slots = asyncio.Semaphore(descriptors.share(MAX_DRAINS_AT_ONCE))
         self._draining: dict[str, Instance] = {}
         self._idle: set[str] = set()
 
@@ -332,7 +332,7 @@ class DrainMonitor:
         host = instance.inventory_entry.address
         if page is None or not host:
             return
-        async with self._turns:
+        async with self._slots:
             is_idle = await self._prober_of(instance.node).is_idle(host, instance.port, page)
         if is_idle:
             self._idle.add(instance.container)
