@@ -441,7 +441,7 @@ class Canary:
         if isinstance(prompt, CanaryResult) or request.trained is None:
             return prompt
         known = scrape_target.context
-        if known is None or known.model != prompt.model:
+        if known is None or known.model != prompt.model or known.trained is None:
             trained = await client.trained(request.trained, prompt.model, deadline_s)
             known = scrape_target.context = Context(prompt.model, trained)
         context_length = request.trained.sent_context(prompt.context_length, known)

@@ -161,9 +161,12 @@ async def test_of_several_loaded_models_the_one_is_asked_for_that_the_instance_i
 
 @asynccontextmanager
 async def asking_ollama(
-    model: dict[str, object], *, trained: int = 0, load_s: float = 0.0
+    model: dict[str, object], *, trained: int = 0, load_s: float = 0.0, n_busy: int = 0
 ) -> AsyncIterator[list[tuple[str, dict[str, Any]]]]:
-    """Send canaries to an Ollama with one model loaded, at its noon; give (path, body) of each."""
+    """Send canaries to an Ollama with one model loaded, at its noon; give (path, body) of each.
+
+    It answers `/api/show` with 503 while it has been sent no more than `n_busy` bodies.
+    """
     sent: list[tuple[str, dict[str, Any]]] = []
     bodies = {
         "/": b"Ollama is running",
@@ -178,7 +181,9 @@ async def asking_ollama(
             if n_bytes := head.partition(b"Content-Length: ")[2].split(b"\r\n")[0]:
                 sent.append((path, json.loads(await reader.readexactly(int(n_bytes)))))
             body = bodies.get(path, b"{}")
-            writer.write(response(body, "200 OK", "Date: Tue, 01 Jan 2030 12:00:00 GMT"))
+            is_busy = path == "/api/show" and len(sent) <= n_busy
+            status = "503 Service Unavailable" if is_busy else "200 OK"
+            writer.write(response(body, status, "Date: Tue, 01 Jan 2030 12:00:00 GMT"))
 
     async with serving(handle) as port:
         async with polling(target("a", port, engine="ollama")) as polled, canarying(polled):
@@ -213,3 +218,11 @@ async def test_the_context_length_is_one_with_which_the_model_is_not_loaded_agai
         n_shown = sum(path == "/api/show" for path, _ in sent)
 
     assert (expected, 1) == (asked[:3], n_shown)
+
+
+async def test_a_trained_length_that_was_not_given_is_asked_for_again() -> None:
+    pinned = {"expires_at": "2318-01-01T00:00:00Z", "context_length": 131_072}
+    async with asking_ollama(pinned, trained=131_072, n_busy=1) as sent:
+        asked = [body["options"].get("num_ctx") for path, body in sent if path == "/api/generate"]
+
+    assert [131_072, None, None] == asked[:3]
