@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exporter.engines.generation import CanaryRequest
-    from exporter.model import Values, Verdict
 
 
 Answers = Mapping[str, Answer | PollError]
@@ -55,14 +54,14 @@ class Engine:
     """The same, but only for a healthy instance, and not when just its connection was closed, which
     some servers do every 5 s."""
     choose_requests: Callable[[Answers], tuple[str, ...]] | None = None
-    """Return the paths to ask at each poll, by what was answered then; without it, `requests`."""
+    """Return the paths to ask at each poll, by the answers when it was identified; None: always
+    `requests`."""
+    canary: CanaryRequest | None = None
+    """How to ask for a tiny generation; None: such a server is sent no canary."""
 
     def requests_for(self, answers: Answers) -> tuple[str, ...]:
         """Return the paths to ask at each poll of an instance that was identified."""
         return self.requests if self.choose_requests is None else self.choose_requests(answers)
-
-    canary: CanaryRequest | None = None
-    """How to ask for a tiny generation; None: such a server is sent no canary."""
 
 
 def good_body(answers: Answers, path: str) -> bytes | None:
