@@ -109,6 +109,17 @@ def order(groups: Sequence[Group], _: Settings) -> Iterator[str]:
                 coming.remove(rule.name)
 
 
+def jobs(groups: Sequence[Group], settings: Settings) -> Iterator[str]:
+    """Find scraped series of any job: somebody else may publish the same name."""
+    ours = {settings.prometheus.job, settings.prometheus.provisioner_job}
+    recorded = known(groups, settings).recordings
+    for rule in rules(groups):
+        for selector in tree.selectors(rule.expr):
+            given = {one.value for one in tree.matchers(selector) if one.name == "job"}
+            if selector.name not in recorded and not given & ours:
+                yield f"{rule.name}: reads {selector.name} of any job"
+
+
 def matched_labels(groups: Sequence[Group], settings: Settings) -> Iterator[str]:
     there = known(groups, settings)
     for rule in rules(groups):
@@ -240,6 +251,6 @@ def template_labels(groups: Sequence[Group], settings: Settings) -> Iterator[str
 
 
 LINTS: tuple[Lint, ...] = (
-    known_series, order, matched_labels, matched_values, grouped_labels, joined_labels, clusters,
-    joins, counters, ranges, fragile, filters, absences, offsets, pages, template_labels,
+    known_series, order, jobs, matched_labels, matched_values, grouped_labels, joined_labels,
+    clusters, joins, counters, ranges, fragile, filters, absences, offsets, pages, template_labels,
 )  # fmt: skip

@@ -36,7 +36,7 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
 """Settings under which the lints must hold."""
 
 
-def alert(expr: str = "up == 0", **changed: Any) -> Alert:
+def alert(expr: str = 'up{job="ollama-fleet-exporter"} == 0', **changed: Any) -> Alert:
     """Return an alert without any fault but what is changed."""
     good = Alert(
         name="OllamaFleetExporterReplicaDown",
@@ -77,6 +77,7 @@ CAUGHT: tuple[tuple[Lint, Recording | Alert, str], ...] = (
     (expression_lints.known_series, alert("fleet:ollama_typo:sum > 0"), "fleet:ollama_typo:sum"),
     (expression_lints.known_series, alert("ollama_fleet_requests_bucket > 0"), "_bucket"),
     (expression_lints.order, record("fleet:ollama_example:sum + 1"), "before its group records"),
+    (expression_lints.jobs, record("sum by (cluster) (up)"), "reads up of any job"),
     (expression_lints.matched_labels, alert('up{state="x"} == 0'), "up has no label state"),
     (
         expression_lints.matched_labels,
