@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import click
 from alerts import build as building
 from alerts import check as checking
 from alerts import config, explain, report
+from alerts import tune as tuning
 from alerts.errors import AlertsError
+from ollama_fleet.durations import duration_text, parse_positive_duration_s
 from ollama_fleet.generated import GeneratedError
 
 CONFIG_FILE_VARIABLE = "OLLAMA_FLEET_ALERTS_CONFIG_FILE"
@@ -63,6 +66,7 @@ def alerts() -> None:
       ollama-fleet alerts build --output-dir /etc/prometheus/ollama-fleet
       ollama-fleet alerts build --set fleet.size=10000 --set thresholds.tokens_per_second=400000
       ollama-fleet alerts check --prometheus http://127.0.0.1:9090
+      ollama-fleet alerts tune --prometheus http://127.0.0.1:9090 > proposed.yml
     """  # noqa: D301 - click keeps the lines after a backspace as they are
 
 
@@ -136,3 +140,47 @@ def check(*, config_file: Path | None, changes: tuple[str, ...], url: str, is_js
         raise click.ClickException(
             f"Prometheus refuses {result.n_refused} expressions: see `refused` above"
         )
+
+
+def _since(_: click.Context, __: click.Parameter, text: str) -> float:
+    try:
+        since_s = parse_positive_duration_s(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    if since_s > tuning.MAX_SINCE_S:
+        raise click.BadParameter(f"must be at most {duration_text(tuning.MAX_SINCE_S)}")
+    return since_s
+
+
+@alerts.command("tune")
+@settings_options
+@click.option("--prometheus", "url", required=True, metavar="URL", help="The live Prometheus.")
+@click.option(
+    "--since",
+    "since_s",
+    default="14d",
+    show_default=True,
+    callback=_since,
+    metavar="DURATION",
+    help="How far back to look: at least 3d, at most 84d; whole weeks are best.",
+)
+@click.option("--json", "is_json", is_flag=True, help="One JSON array.")
+def tune(
+    *,
+    config_file: Path | None,
+    changes: tuple[str, ...],
+    url: str,
+    since_s: float,
+    is_json: bool,
+) -> None:
+    """Propose thresholds from the fleet's history in Prometheus, as a settings file.
+
+    Each comes with what was seen, and how often the present and the proposed value would have
+    fired. Where the history cannot say, the present value is kept.
+    """
+    settings, now_s = config.load(config_file, changes), time.time()
+    found = asyncio.run(tuning.run(settings, url, since_s=since_s, now_s=now_s))
+    if is_json:
+        click.echo(json.dumps(tuning.as_json(found), indent=2))
+    else:
+        click.echo(tuning.as_yaml(found, since_s=since_s, now_s=now_s))

@@ -74,6 +74,22 @@ class _QueryBody(msgspec.Struct):
     data: Result
 
 
+class History(msgspec.Struct, frozen=True):
+    """One series of a range query."""
+
+    metric: dict[str, str]
+    values: list[tuple[float, str]]
+    """Times and values, oldest first."""
+
+
+class _Histories(msgspec.Struct):
+    result: list[History]
+
+
+class _RangeBody(msgspec.Struct):
+    data: _Histories
+
+
 class _Rule(msgspec.Struct):
     name: str
 
@@ -119,6 +135,19 @@ class PrometheusClient:
         """
         body = await self._get("query", {"query": expression, "stats": "true"}, _QueryBody)
         return body.data
+
+    async def query_range(
+        self, expression: str, *, start_s: float, end_s: float, step_s: float
+    ) -> list[History]:
+        """Return the series of a range query.
+
+        Raises:
+            PrometheusError: There is no result.
+        """
+        span = {"start": f"{start_s:.3f}", "end": f"{end_s:.3f}", "step": f"{step_s:.3f}"}
+        return (
+            await self._get("query_range", {"query": expression, **span}, _RangeBody)
+        ).data.result
 
     async def rule_names(self) -> set[str]:
         """Return the names of the rules that this Prometheus evaluates.

@@ -1,0 +1,184 @@
+"""Which thresholds a fleet's own history can propose, and what to ask Prometheus for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alerts import rulebook
+from alerts.explain import value_of
+from alerts.model import Alert
+from alerts.names import EXPECTED, INVENTORY, LOADED
+from alerts.settings import Settings, Thresholds
+from exporter import catalogue
+from exporter.catalogue import Series
+from ollama_fleet.durations import duration_text
+from ollama_fleet.levels import DECIMALS, Level
+
+FINEST_S = 60.0
+SAMPLES_OF_HOLD = 5
+"""How often a condition is looked at within an alert's `for`."""
+NOT_RECORDED = "the exporter or the rules do not report it"
+NO_MODELS = "no server reports which models are in memory"
+NO_CANARIES = "canaries are off: the exporter's --canary.period turns them on"
+
+
+@dataclass(frozen=True, slots=True)
+class Tunable:
+    """A threshold, the alert that compares something with it, and what that is a share of."""
+
+    threshold: str
+    alert: str
+    size: str = ""
+    """Recorded series that the compared count is divided by; empty where nothing is."""
+    is_rest: bool = False
+    """Whether what is missing to the whole is judged: of 98.5% healthy, the 1.5%."""
+    moves_both_ways: bool = False
+    """Whether to propose a stricter value as well, where the fleet is better than the present one.
+
+    The others say what users can bear; only a fleet that is normally beyond them needs another.
+    """
+    needs: Series | None = None
+    """What must be there, or a count of 0 says nothing."""
+    absent: str = NOT_RECORDED
+    """Why there may be no history."""
+
+    @property
+    def key(self) -> str:
+        """Return the name of the setting."""
+        return f"thresholds.{self.threshold}"
+
+    @property
+    def is_share(self) -> bool:
+        """Return whether the setting cannot be above 100%."""
+        return self.text(1.5).endswith("%")
+
+    def alert_of(self, settings: Settings) -> Alert | None:
+        """Return the alert under some settings; None where these leave it out."""
+        alerts = (alert for group in rulebook.groups(settings) for alert in group.alerts)
+        return next((alert for alert in alerts if alert.name == self.alert), None)
+
+    def changed(self, settings: Settings, value: float) -> Settings:
+        """Return the settings with another value, in the unit that the history is judged in."""
+        value = round(1 - value, DECIMALS) if self.is_rest else value
+        is_level = isinstance(getattr(Thresholds(), self.threshold), Level)
+        return self._with(settings, Level(value, is_per_instance=True) if is_level else value)
+
+    def _with(self, settings: Settings, value: float | Level) -> Settings:
+        thresholds = settings.thresholds.model_copy(update={self.threshold: value})
+        return settings.model_copy(update={"thresholds": thresholds})
+
+    def text(self, value: float) -> str:
+        """Return a value as the settings file has it, to three digits."""
+        return value_of(self.changed(Settings(), float(f"{max(value, 0.0):.3g}")), self.key)
+
+    def is_floor(self, alert: Alert) -> bool:
+        """Return whether low values are the bad ones."""
+        return (comparison(alert.expr)[1] == "<") is not self.is_rest
+
+    def history_query(self, settings: Settings) -> str:
+        """Return what the worst of all clusters, nodes and models held for the alert's `for`.
+
+        Raises:
+            ValueError: The settings leave the alert out.
+        """
+        # A level as a plain number may be compared with another count than one per instance.
+        settings = self._with(settings, getattr(Thresholds(), self.threshold))
+        alert = self.alert_of(settings)
+        if alert is None:
+            raise ValueError(f"{self.alert} is left out")
+        best, worst = ("max", "min") if self.is_floor(alert) else ("min", "max")
+        window, step = hold(alert.for_s)
+        return f"{worst}({best}_over_time(({self._value(settings, alert)})[{window}:{step}]))"
+
+    def _value(self, settings: Settings, alert: Alert) -> str:
+        value = f"({comparison(alert.expr)[0]})"
+        if self.size:
+            is_level = isinstance(getattr(settings.thresholds, self.threshold), Level)
+            value += f" / {(is_level and settings.fixed_size) or self.size}"
+        if self.needs:
+            value += f" and {settings.scope.on()} {settings.scope.raw(self.needs)}"
+        return f"1 - ({value})" if self.is_rest else value
+
+
+def firing_query(alert: Alert) -> str:
+    """Return a query that gives something where an alert has held for its `for`."""
+    window, step = hold(alert.for_s)
+    n = max(1, int(alert.for_s // _step_s(alert.for_s)))
+    return f"count(count_over_time(({alert.expr})[{window}:{step}]) >= {n})"
+
+
+def hold(for_s: float) -> tuple[str, str]:
+    """Return the window of an alert's `for`, and how often to look within it."""
+    return duration_text(max(for_s, FINEST_S)), duration_text(_step_s(for_s))
+
+
+def _step_s(for_s: float) -> float:
+    return max(FINEST_S, for_s // SAMPLES_OF_HOLD)
+
+
+def comparison(expression: str) -> tuple[str, str]:
+    """Return what an alert compares with its threshold, and how: `<` or `>`.
+
+    Raises:
+        ValueError: There is no comparison outside brackets.
+    """
+    depth = 0
+    for place, character in enumerate(expression):
+        depth += (character in "([{") - (character in ")]}")
+        if not depth and character in "<>":
+            return expression[:place].strip(), character
+    raise ValueError(f"compares nothing: {expression}")
+
+
+TUNABLES = (
+    Tunable("healthy_instances", "OllamaFleetHealthyInstancesLow", EXPECTED, is_rest=True),
+    Tunable("healthy_drop", "OllamaFleetHealthDroppingFast", INVENTORY),
+    Tunable(
+        "request_latency_p99",
+        "OllamaFleetLatencyP99High",
+        moves_both_ways=True,
+        absent="no server reports its latency, and canaries are off or too few: the exporter's "
+        "--canary.period turns them on",
+    ),
+    Tunable(
+        "tokens_per_second",
+        "OllamaFleetTokenThroughputLow",
+        EXPECTED,
+        moves_both_ways=True,
+        absent="too few instances report their speed (thresholds.min_measured), and canaries, "
+        "which measure it, are off",
+    ),
+    Tunable(
+        "slow_node",
+        "OllamaNodeSlowerThanFleet",
+        is_rest=True,
+        absent="no nodes can be compared: that needs thresholds.min_peers nodes with the same "
+        "model and engine, and the exporter's series per instance",
+    ),
+    Tunable(
+        "queued_per_instance",
+        "OllamaFleetQueueSaturated",
+        absent="no server reports its queue, or the exporter's series per instance are off",
+    ),
+    Tunable("kv_cache", "OllamaFleetKvCacheSaturated", absent="no server reports its KV cache"),
+    Tunable(
+        "not_loaded_instances", "OllamaFleetModelsNotLoaded", INVENTORY, absent=NO_MODELS
+    ),
+    Tunable("not_loaded_share", "OllamaFleetManyModelsNotLoaded", EXPECTED, absent=NO_MODELS),
+    Tunable(
+        "not_installed_instances", "OllamaFleetModelsNotInstalled", INVENTORY, absent=NO_MODELS
+    ),
+    Tunable("on_cpu", "OllamaModelOnCpu", LOADED, absent=NO_MODELS),
+    Tunable("unloads", "OllamaFleetModelUnloadsHigh", INVENTORY, absent=NO_MODELS),
+    Tunable("restarts", "OllamaFleetRestartsHigh", INVENTORY),
+    Tunable("out_of_memory", "OllamaFleetOutOfMemoryRestarts", INVENTORY),
+    Tunable(
+        "stalled_instances", "OllamaFleetCanariesStalled", INVENTORY,
+        needs=catalogue.FLEET_CANARY_RESULTS, absent=NO_CANARIES,
+    ),
+    Tunable(
+        "stalled_share", "OllamaFleetManyCanariesStalled", EXPECTED,
+        needs=catalogue.FLEET_CANARY_RESULTS, absent=NO_CANARIES,
+    ),
+    Tunable("metrics_failures", "OllamaFleetTelemetryPartial"),
+)  # fmt: skip

@@ -1,0 +1,200 @@
+"""`alerts tune` on a real Prometheus with a past, and on servers that do not answer as one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from click.testing import CliRunner, Result
+
+from alerts import config, explain, names, rulebook
+from alerts.cli import alerts
+from alerts.settings import Settings
+from alerts.tunables import TUNABLES, Tunable, comparison
+from provisioning.demo.processes import Children, ChildSpec
+from tests.ports import free_port
+
+DAYS = 8
+STEP_S = 60
+DAY_S = 86_400
+N_INSTANCES = 60
+
+
+async def tune(url: str, *options: str) -> Result:
+    arguments = ["tune", "--prometheus", url, *options]
+    return await asyncio.to_thread(CliRunner().invoke, alerts, arguments)
+
+
+# What is asked
+
+
+@pytest.mark.parametrize("tunable", TUNABLES, ids=lambda tunable: tunable.threshold)
+def test_a_threshold_moves_its_alert_and_nothing_that_is_recorded(tunable: Tunable) -> None:
+    """The history was recorded under the present value, and must be the same under another."""
+    before, after = Settings(), tunable.changed(Settings(), 0.123)
+    alert = tunable.alert_of(before)
+    assert alert is not None
+
+    changed = tunable.alert_of(after)
+
+    assert changed is not None
+    assert alert.expr != changed.expr
+    assert comparison(alert.expr) == comparison(changed.expr)
+    assert _rests_on(alert.expr, before) == _rests_on(changed.expr, after)
+
+
+def _rests_on(expression: str, settings: Settings) -> list[str]:
+    return [rule.expr for rule in explain.dependencies(expression, rulebook.groups(settings))]
+
+
+@pytest.mark.parametrize("tunable", TUNABLES, ids=lambda tunable: tunable.threshold)
+def test_a_value_is_written_as_the_settings_take_it(tunable: Tunable, tmp_path: Path) -> None:
+    path = tmp_path / "alerts.yml"
+    path.write_text(yaml.safe_dump({"thresholds": {tunable.threshold: tunable.text(0.123)}}))
+
+    assert tunable.text(0.123) == explain.value_of(config.load(path), tunable.key)
+
+
+# What Prometheus answers
+
+
+def past(end_s: int) -> Iterator[tuple[str, Mapping[int, float]]]:
+    """Yield series: a day before the end 20 of 60 instances fail for an hour, and all is slow."""
+    times = range(end_s - DAYS * DAY_S, end_s + 1, STEP_S)
+    incident = range(end_s - DAY_S, end_s - DAY_S + 3600)
+    healthy = {at_s: 40.0 if at_s in incident else N_INSTANCES for at_s in times}
+    yield f'{names.INSTANCES}{{status="healthy"}}', healthy
+    yield names.INVENTORY, dict.fromkeys(times, N_INSTANCES)
+    yield names.EXPECTED, dict.fromkeys(times, N_INSTANCES)
+    yield (
+        f'{names.LATENCY_P99}{{source="requests"}}',
+        # Each hour is slow for two minutes, which is too short for the alert.
+        {at_s: 9.0 if at_s in incident or at_s % 3600 < 120 else 1.0 for at_s in times},
+    )
+    yield names.CAPACITY, {at_s: 100.0 * n for at_s, n in healthy.items()}
+    for node in range(4):
+        name = f'{names.NODE_SPEED_RATIO}{{node="n{node}",model="m",engine="e"}}'
+        # Slow by turns, each for five minutes of twenty, which is too short as well.
+        yield name, {at_s: 0.5 if at_s // 300 % 4 == node else 1.0 for at_s in times}
+
+
+def write_past(source: Path, data: Path, promtool: Path) -> None:
+    with source.open("w") as file:
+        for series, values in past(int(time.time()) // STEP_S * STEP_S):
+            file.writelines(f"{series} {value} {at_s}\n" for at_s, value in values.items())
+        file.write("# EOF\n")
+    # By itself it makes a block of every two hours, which takes a minute.
+    command = [promtool, "tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=336h"]
+    subprocess.run([*map(str, (*command, source, data))], check=True, stdout=subprocess.DEVNULL)
+
+
+@asynccontextmanager
+async def prometheus_with_a_past(
+    folder: Path, prometheus: Path, promtool: Path
+) -> AsyncIterator[str]:
+    data, configuration = folder / "data", folder / "prometheus.yml"
+    await asyncio.to_thread(write_past, folder / "past.txt", data, promtool)
+    configuration.write_text("{}")
+    address = f"127.0.0.1:{free_port()}"
+    command = (
+        str(prometheus),
+        f"--config.file={configuration}",
+        f"--storage.tsdb.path={data}",
+        "--storage.tsdb.retention.time=60d",
+        f"--web.listen-address={address}",
+        "--log.level=warn",
+    )
+    async with Children(folder) as children:
+        await children.start(ChildSpec("prometheus", command, f"http://{address}/-/ready"))
+        yield f"http://{address}"
+
+
+async def test_a_real_history_gives_settings_that_build_takes(
+    tmp_path: Path, prometheus_binary: Path, promtool_binary: Path
+) -> None:
+    present = tmp_path / "present.yml"
+    present.write_text("thresholds: {request_latency_p99: 2s, healthy_instances: 59}\n")
+    proposed = tmp_path / "proposed.yml"
+    options = ("--since", "8d", "--config-file", str(present))
+    async with prometheus_with_a_past(tmp_path, prometheus_binary, promtool_binary) as url:
+        tuned = await tune(url, *options)
+        told = {
+            each["key"]: each for each in json.loads((await tune(url, *options, "--json")).stdout)
+        }
+    proposed.write_text(tuned.stdout)
+
+    built = await asyncio.to_thread(
+        CliRunner().invoke,
+        alerts,
+        ["build", "--config-file", str(proposed), "--output-dir", str(tmp_path / "built")],
+    )
+
+    assert (0, 0) == (tuned.exit_code, built.exit_code)
+    thresholds = yaml.safe_load(tuned.stdout)["thresholds"]
+    assert {f"thresholds.{name}": str(value) for name, value in thresholds.items()} == {
+        key: each["proposed"] for key, each in told.items()
+    }
+    assert {
+        "request_latency_p99": "1s200ms",
+        "tokens_per_second": "85 per instance",
+        "healthy_instances": 59,
+        "slow_node": "28%",
+        "kv_cache": "95%",
+    }.items() <= thresholds.items()
+    latency = told["thresholds.request_latency_p99"]
+    assert {"median": "1s", "99th percentile": "1s", "worst": "9s"} == latency["seen"]
+    assert 1 == latency["fired"]["count"] == latency["would_fire"]["count"]
+    assert 50 <= latency["fired"]["minutes"] <= 62
+    assert {"count": 0, "minutes": 0} == told["thresholds.slow_node"]["fired"]
+    assert "kept: no server reports its KV cache" in tuned.stdout
+
+
+@asynccontextmanager
+async def answering(document: object, status: int = 200) -> AsyncIterator[str]:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(document, status=status)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/"))
+
+
+async def test_a_prometheus_without_the_fleet_is_an_error_that_says_what_helps() -> None:
+    async with answering({"status": "success", "data": {"result": []}}) as url:
+        refused = await tune(url)
+
+    assert 1 == refused.exit_code
+    assert f"has no {names.INVENTORY} in the last 14d: load the built rules" in refused.stderr
+
+
+async def test_too_much_data_is_an_error_that_names_the_quantity_and_what_helps() -> None:
+    failure = {"errorType": "execution", "error": "query would load too many samples"}
+    async with answering(failure, 422) as url:
+        refused = await tune(url)
+
+    assert 1 == refused.exit_code
+    assert "too many samples (asked for fleet:ollama_inventory" in refused.stderr
+    assert "A shorter --since asks for less" in refused.stderr
+
+
+async def test_a_prometheus_that_is_not_there_is_named_without_its_password() -> None:
+    refused = await tune("http://me:s3cret@127.0.0.1:9")
+
+    assert 1 == refused.exit_code
+    assert "http://127.0.0.1:9 cannot be asked: " in refused.stderr
+    assert "s3cret" not in refused.output
+
+
+@pytest.mark.parametrize("since", ["0", "85d", "week"])
+async def test_a_time_that_cannot_be_looked_at_is_a_wrong_option(since: str) -> None:
+    assert 2 == (await tune("http://127.0.0.1:9", "--since", since)).exit_code
