@@ -24,7 +24,7 @@ from dashboards.collection import boards
 from dashboards.kit.board import Board, document
 from dashboards.settings import DashboardSettings
 from provisioning.simulator.app import RunningFleet, running_fleet
-from provisioning.simulator.spec import FleetSpec, Mode
+from provisioning.simulator.spec import FleetSpec, Hardware, Mode
 from tests.alerts import promql_tree as tree
 from tests.conftest import program
 from tests.dashboards import expansion
@@ -35,16 +35,22 @@ from tests.exporter.engines.bodies import ANSWERS
 from tests.waiting import eventually
 
 FULL, STOCK, MIXED = "fleet", "ollama", "mixed"
+ON_GPU = ((Hardware.GPU, 1),)
 SPECS = {
     FULL: FleetSpec(n_instances=120, n_nodes=6, request_histogram=True),
-    STOCK: FleetSpec(n_instances=30, n_nodes=3, mode=Mode.OLLAMA, installed_models=2),
-    MIXED: FleetSpec(n_instances=30, n_nodes=3, ollama_share=0.5, request_histogram=True),
+    STOCK: FleetSpec(
+        n_instances=30, n_nodes=3, mode=Mode.OLLAMA, hardware=ON_GPU, installed_models=2
+    ),
+    MIXED: FleetSpec(
+        n_instances=30, n_nodes=3, ollama_share=0.5, hardware=ON_GPU, request_histogram=True
+    ),
 }
 CANARIES = ("--canary.period=2s", "--canary.timeout=1s")
 OPTIONS = {FULL: (), STOCK: CANARIES, MIXED: CANARIES}
 FOREIGN = ("llamacpp", "vllm", "sglang", "tgi")
 """Engines that the simulator has not."""
 SLOW_NODE, SLOW_FACTOR = "node-003", 0.7
+WELL_NODE = "node-002"
 IMPATIENT = tuple(
     f"--set=alerts.{alert}.for=1s"
     for alert in ("OllamaFleetHealthyInstancesLow", "OllamaNodeSlowerThanFleet")
@@ -162,7 +168,7 @@ class Watched:
     def _instance(self, cluster: str) -> Mapping[str, str]:
         if cluster == MIXED:
             return {"node": "node-001", "instance_id": "vllm-1"}
-        node = "node-002" if cluster == STOCK else SLOW_NODE
+        node = WELL_NODE if cluster == STOCK else SLOW_NODE
         return {"node": node, "instance_id": instance_on(self.fleets[cluster or FULL], node)}
 
 
@@ -273,18 +279,19 @@ FAULTS: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
     ),
     STOCK: (
         SLOW,
-        ("kill", {"count": 2}),
-        ("hang", {"count": 2}),
-        ("runner_hang", {"count": 2}),
-        ("partly_cpu", {"count": 2}),
-        ("unload", {"count": 2}),
+        ("kill", {"node": "node-001", "count": 2}),
+        ("hang", {"node": "node-001", "count": 2}),
+        ("runner_hang", {"node": "node-001", "count": 2}),
+        ("partly_cpu", {"node": "node-001", "count": 2}),
+        ("unload", {"node": "node-001", "count": 2}),
     ),
     MIXED: (
         SLOW,
         ("kill", {"count": 2}),
         ("hang", {"count": 2}),
-        ("loading", {"count": 6}),
-        ("oom_restart", {"count": 4, "seconds": 3}),
+        ("oom_restart", {"count": 6, "seconds": 3}),
+        ("loading", {"count": 4}),
+        ("partly_cpu", {"count": 6}),
     ),
 }
 
@@ -295,8 +302,10 @@ async def broken(watched_fleets: Watched) -> Mapping[str, Answers]:
     for cluster, faults in FAULTS.items():
         for kind, parameters in faults:
             watched_fleets.fleets[cluster].inject(kind, **parameters)
-    full = watched_fleets.fleets[FULL]
+    # What is chosen on the dashboard of one instance has something to show there.
+    full, stock = (watched_fleets.fleets[cluster] for cluster in (FULL, STOCK))
     full.inject("oom_restart", ids=[instance_on(full, SLOW_NODE)], seconds=3)
+    stock.inject("partly_cpu", ids=[instance_on(stock, WELL_NODE)])
     seen = {cluster: Answers(await watched_fleets.answers(cluster=cluster)) for cluster in SPECS}
 
     async def show_everything() -> bool:
