@@ -79,6 +79,7 @@ def _all(select: Selectors) -> Panel:
             for name, series in (
                 ("installed", catalogue.MODEL_INSTALLED_INSTANCES),
                 ("loaded", catalogue.MODEL_LOADED_INSTANCES),
+                ("unload when idle", catalogue.MODEL_EXPIRING_INSTANCES),
                 ("on CPU", catalogue.MODEL_ON_CPU_INSTANCES),
             )
         ),

@@ -66,6 +66,7 @@ CANNOT_HAVE: Mapping[str, Mapping[str, Sequence[str]]] = {
         ),
         "its servers do not say what is loaded, and so no instance has a condition": (
             "ollama_model_loaded", "ollama_model_installed", "ollama_model_on_cpu",
+            "ollama_model_expiring",
             "ollama_model_vram", "ollama_instance_model_", "ollama_fleet_model_",
             "ollama_instance_condition",
         ),
