@@ -36,7 +36,7 @@ PAGES = runbooks.read_all()
 TOOLS = ("bash", "curl", "date", "grep", "head", "sort", "tail", "uniq")
 LOOKS = ("free", "ps", "ss", "top", "uname")
 """Commands of Linux that only look, and that not every machine has."""
-OTHERS = ("cat", "df", "dmesg", "ip", "systemctl")
+OTHERS = ("cat", "df", "dmesg", "ip", "nvidia-smi", "systemctl")
 """Those that say something on the machine in question only, or to root only."""
 PREAMBLE = """
 set -u
