@@ -1,39 +1,50 @@
-"""Run every rule's expression against a live Prometheus."""
+"""Say of each rule what it can do in a live Prometheus, and whether that one has it loaded."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from alerts import rulebook
+from alerts import loaded, rulebook
 from alerts.errors import CheckError
-from alerts.explain import mentions
+from alerts.loaded import Loaded
 from alerts.model import Alert, Group, Recording, Severity
-from alerts.series import ALL_SERIES
+from alerts.needs import Needs
 from alerts.settings import Settings
+from alerts.sources import Present
 from exporter import catalogue
-from exporter.catalogue import Kind
-from ollama_fleet.prometheus import PrometheusClient, PrometheusError, QueryRefusedError
+from ollama_fleet.durations import duration_text
+from ollama_fleet.prometheus import (
+    LoadedRule,
+    PrometheusClient,
+    PrometheusError,
+    QueryRefusedError,
+)
 
 TIMEOUT_S = 30.0
 MAX_BODY_BYTES = 64 * 2**20
 """An alert may fire for each of 100,000 instances."""
-SCRAPED = ("up", "scrape_duration_seconds", "scrape_samples_post_metric_relabeling")
+RECENT_S = 3600.0
+"""A series that ended within this time is there: speeds of an idle fleet come back."""
+REPLICAS_AGREE_S = 300.0
 
 
-class State(StrEnum):
-    """What a rule's expression gives now."""
+class Answer(StrEnum):
+    """What a rule can do here."""
 
-    FIRES = "fires"
-    """The condition of an alert holds; it fires once it has held for long enough."""
-    QUIET = "quiet"
-    RECORDS = "records"
-    NO_DATA = "no data"
-    """A series that it reads is not there, so it cannot judge."""
     REFUSED = "refused"
+    """Prometheus does not evaluate its expression."""
+    FIRES = "fires now"
+    """The condition of an alert holds; it fires once it has held for long enough."""
+    NEVER = "can never fire"
+    """A series that it needs is not there."""
+    CAN = "can fire"
+    RECORDS = "records"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +52,50 @@ class Checked:
     """One rule, and what Prometheus made of it."""
 
     group: str
-    name: str
+    title: str
+    """Its name, with the labels that tell it from its namesakes."""
     severity: str
     """Empty for recording rules."""
-    state: State
+    answer: Answer
     n_results: int
     missing: tuple[str, ...]
-    """Series that it reads and that are not there."""
+    """Series that it needs and that are not there."""
+    because: tuple[str, ...]
+    """Why they are not there, and what would give them."""
+    difference: str
+    """How it differs from what is loaded; empty if it does not."""
     evaluation_s: float
-    error: str = ""
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All rules, in the order of the files."""
+    """All rules, in the order of the files, and what is wrong beside them."""
 
     rules: tuple[Checked, ...]
-    not_loaded: tuple[str, ...]
-    """Rules of ours that this Prometheus does not evaluate itself."""
+    unknown: tuple[str, ...]
+    """Rules that are loaded in groups of ours, and that the settings do not make."""
+    mixed_up: tuple[str, ...]
+    """Sentences on fleets that only a label would tell apart."""
+
+    @property
+    def alerts(self) -> tuple[Checked, ...]:
+        """Return the alerts among the rules."""
+        return tuple(rule for rule in self.rules if rule.severity)
+
+    def answered(self, answer: Answer) -> tuple[Checked, ...]:
+        """Return the rules with an answer."""
+        return tuple(rule for rule in self.rules if rule.answer is answer)
+
+    @property
+    def different(self) -> tuple[Checked, ...]:
+        """Return the rules that differ from what is loaded."""
+        return tuple(rule for rule in self.rules if rule.difference)
+
+    @property
+    def is_any_loaded(self) -> bool:
+        """Return whether Prometheus evaluates any of the rules."""
+        return any(rule.difference != loaded.NOT_LOADED for rule in self.rules)
 
     @property
     def evaluation_s(self) -> float:
@@ -66,15 +103,25 @@ class Result:
         return sum(rule.evaluation_s for rule in self.rules)
 
     @property
-    def n_refused(self) -> int:
-        """Return how many expressions Prometheus did not take."""
-        return sum(rule.state is State.REFUSED for rule in self.rules)
+    def n_recorded(self) -> int:
+        """Return how many series the recording rules make."""
+        return sum(rule.n_results for rule in self.answered(Answer.RECORDS))
+
+    @property
+    def is_good(self) -> bool:
+        """Return whether nothing is to be mended; an alert may fire."""
+        refused = self.answered(Answer.REFUSED)
+        return not (refused or self.different or self.unknown or self.mixed_up)
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as JSON's types."""
+        counts = {str(answer): len(self.answered(answer)) for answer in Answer}
         return {
+            "counts": {**counts, "differs": len(self.different) + len(self.unknown)},
             "evaluation_seconds": self.evaluation_s,
-            "not_loaded": list(self.not_loaded),
+            "recorded_series": self.n_recorded,
+            "label_missing": list(self.mixed_up),
+            "unknown": list(self.unknown),
             "rules": [asdict(rule) for rule in self.rules],
         }
 
@@ -85,85 +132,117 @@ async def run(settings: Settings, url: str) -> Result:
     Raises:
         CheckError: It cannot be asked.
     """
-    groups = rulebook.groups(settings)
     client = PrometheusClient(url.rstrip("/"), timeout_s=TIMEOUT_S, max_body_bytes=MAX_BODY_BYTES)
     try:
         async with client:
-            loaded = await client.rule_names()
-            present = {name: await _has_series(client, name) for name in _readable(groups)}
-            rules = tuple(
-                [
-                    await _checked(client, group.name, rule, present)
-                    for group in groups
-                    for rule in group.rules
-                ]
-            )
+            return await _result(client, settings)
     except PrometheusError as error:
         # A password in the address must not be repeated in messages.
         shown = re.sub(r"//[^/@]*@", "//", client.url)
         helps = "is --prometheus the address of a Prometheus that runs?"
         raise CheckError(f"{shown} {error}; {helps}") from error
-    names = dict.fromkeys(rule.name for rule in rules)
-    return Result(rules, tuple(name for name in names if name not in loaded))
 
 
-def _readable(groups: Iterable[Group]) -> tuple[str, ...]:
-    """Return the names of all series that an expression may read."""
-    recorded = (rule.name for group in groups for rule in group.recordings)
-    return (*SCRAPED, *_published(), *dict.fromkeys(recorded))
+async def _result(client: PrometheusClient, settings: Settings) -> Result:
+    groups = rulebook.groups(settings)
+    is_loaded = Loaded.of(await client.rule_groups())
+    recordings = [rule for group in groups for rule in group.recordings]
+    needs = Needs(recordings, await _present(client, settings))
+    rules = [
+        await _checked(client, group, rule, needs, is_loaded)
+        for group in groups
+        for rule in group.rules
+    ]
+    ours = [rule for group in groups for rule in group.rules]
+    unknown = tuple(is_loaded.unknown(ours))
+    return Result(tuple(rules), unknown, await _mixed_up(client, settings))
 
 
-def _published() -> Iterable[str]:
-    for series in ALL_SERIES:
-        if series.kind is Kind.HISTOGRAM:
-            yield from (f"{series.name}_bucket", f"{series.name}_count")
-        elif series not in catalogue.RULE_SERIES:
-            yield series.name
+async def _present(client: PrometheusClient, settings: Settings) -> Present:
+    jobs = (settings.prometheus.job, settings.prometheus.provisioner_job)
+    since_s = time.time() - RECENT_S
+    names = {
+        job: frozenset(await client.series_names(f'{{job="{job}"}}', since_s=since_s))
+        for job in jobs
+    }
+    return Present(names, settings.prometheus.job)
 
 
 async def _checked(
-    client: PrometheusClient, group: str, rule: Recording | Alert, present: dict[str, bool]
+    client: PrometheusClient,
+    group: Group,
+    rule: Recording | Alert,
+    needs: Needs,
+    is_loaded: Loaded,
 ) -> Checked:
-    answer = await _evaluate(client, rule.expr)
-    missing = tuple(
-        name for name, there in present.items() if not there and mentions(rule.expr, name)
-    )
+    evaluated = await _evaluate(client, rule.expr)
+    gaps = sorted(needs.lacking(rule.expr))
+    twins = is_loaded.twins(rule)
+    other_expr = await _other_expr(client, rule.expr, twins)
     return Checked(
-        group=group,
-        name=rule.name,
+        group=group.name,
+        title=loaded.title(rule.name, rule.labels),
         severity=str(rule.severity) if isinstance(rule, Alert) else "",
-        state=_state(rule, answer, missing),
-        n_results=answer.n_results,
-        missing=missing,
-        evaluation_s=answer.evaluation_s,
-        error=answer.error,
+        answer=_answer(rule, evaluated, is_lacking=bool(gaps)),
+        n_results=evaluated.n_results,
+        missing=tuple(gap.name for gap in gaps),
+        because=tuple(dict.fromkeys(gap.reason for gap in gaps)),
+        difference=loaded.difference(rule, twins, other_expr),
+        evaluation_s=evaluated.evaluation_s,
+        error=evaluated.error,
     )
 
 
-def _state(rule: Recording | Alert, answer: _Answer, missing: tuple[str, ...]) -> State:
-    if answer.error:
-        return State.REFUSED
+def _answer(rule: Recording | Alert, evaluated: _Evaluated, *, is_lacking: bool) -> Answer:
+    if evaluated.error:
+        return Answer.REFUSED
     if isinstance(rule, Recording):
-        return State.RECORDS if answer.n_results else State.NO_DATA
-    if answer.n_results:
-        return State.QUIET if rule.severity is Severity.NONE else State.FIRES
-    return State.NO_DATA if missing else State.QUIET
+        return Answer.RECORDS
+    if evaluated.n_results and rule.severity is not Severity.NONE:
+        return Answer.FIRES
+    return Answer.NEVER if is_lacking else Answer.CAN
+
+
+async def _other_expr(client: PrometheusClient, expr: str, twins: Sequence[LoadedRule]) -> str:
+    """Return the first loaded expression that means something else; empty if none does.
+
+    Prometheus does not give an expression as the file has it, but as it writes it.
+    """
+    for twin in twins:
+        if loaded.squeezed(twin.expr) == loaded.squeezed(expr):
+            continue
+        with suppress(PrometheusError):
+            if await client.formatted(twin.expr) == await client.formatted(expr):
+                continue
+        return twin.expr
+    return ""
+
+
+async def _mixed_up(client: PrometheusClient, settings: Settings) -> tuple[str, ...]:
+    """Tell fleets without a label of their own: replicas of a shard count the same instances."""
+    scope, span = settings.scope, duration_text(REPLICAS_AGREE_S)
+    listed = scope.raw(catalogue.FLEET_INVENTORY_INSTANCES)
+    least, most = (f"({f}_over_time({listed}[{span}]) and {listed})" for f in ("min", "max"))
+    by = scope.by(*catalogue.SHARD)
+    found = await client.query(f"max {by} {least} > min {by} {most}")
+    return tuple(
+        f"exporters of shard {one.metric.get('shard', '')} list different numbers of instances: "
+        f"give each fleet a label `{scope.cluster_label}` of its own in Prometheus, or replicas "
+        "the same inventory"
+        for one in found.series
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _Evaluated:
     n_results: int
     evaluation_s: float
     error: str = ""
 
 
-async def _has_series(client: PrometheusClient, name: str) -> bool:
-    return bool((await client.query(f"count({name})")).series)
-
-
-async def _evaluate(client: PrometheusClient, expression: str) -> _Answer:
+async def _evaluate(client: PrometheusClient, expression: str) -> _Evaluated:
     try:
         result = await client.query(expression)
     except QueryRefusedError as error:
-        return _Answer(0, 0.0, error.reason)
-    return _Answer(len(result.series), result.evaluation_s)
+        return _Evaluated(0, 0.0, error.reason)
+    return _Evaluated(len(result.series), result.evaluation_s)

@@ -1,7 +1,7 @@
 """The commands `ollama-fleet alerts …`: make the rules, list and explain them, try them out.
 
-Data goes to stdout, words to stderr. Exit status: 0 all well; 1 drift, bad settings, or a
-Prometheus that cannot be asked or refuses an expression; 2 wrong options.
+Data goes to stdout, words to stderr. Exit status: 0 all well; 1 drift, bad settings, or rules that
+a Prometheus refuses; 2 wrong options, or a Prometheus that `check` cannot ask.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from alerts import build as building
 from alerts import check as checking
 from alerts import config, explain, report
 from alerts import tune as tuning
-from alerts.errors import AlertsError
+from alerts.check import Answer
+from alerts.errors import AlertsError, CheckError
 from ollama_fleet.durations import duration_text, parse_positive_duration_s
 from ollama_fleet.generated import GeneratedError
 
@@ -45,6 +46,12 @@ def settings_options(command: Command) -> Command:
     return file(changes(command))
 
 
+class _CannotAsk(click.ClickException):
+    """Prometheus gave no answer, which is no verdict on the rules."""
+
+    exit_code = 2
+
+
 class _Group(click.Group):
     """Turns our errors into click's, for every command alike."""
 
@@ -52,7 +59,8 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except (AlertsError, GeneratedError) as error:
-            raise click.ClickException(str(error)) from error
+            kind = _CannotAsk if isinstance(error, CheckError) else click.ClickException
+            raise kind(str(error)) from error
 
 
 @click.group(cls=_Group, short_help="Build, explain and check the alert rules.")
@@ -128,18 +136,33 @@ def explain_alert(*, config_file: Path | None, changes: tuple[str, ...], name: s
 @settings_options
 @click.option("--prometheus", "url", required=True, metavar="URL", help="The live Prometheus.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object.")
-def check(*, config_file: Path | None, changes: tuple[str, ...], url: str, is_json: bool) -> None:
-    """Run every rule's expression against a live Prometheus.
+@click.option("--all", "is_all", is_flag=True, help="Show the recording rules as well.")
+@click.option("--fail-on-firing", is_flag=True, help="Exit with 1 if an alert fires now.")
+def check(
+    *,
+    config_file: Path | None,
+    changes: tuple[str, ...],
+    url: str,
+    is_json: bool,
+    is_all: bool,
+    fail_on_firing: bool,
+) -> None:
+    """Check the rules against a live Prometheus.
 
-    Tells which rules hold now, which have no data to judge, and how long each takes.
+    Shows which alerts can fire there, which never can and why, which fire now, and which differ
+    from the rules that it has loaded. Each expression is evaluated once.
+
+    Exit status: 0 all is well; 1 Prometheus refuses an expression, a rule differs from what is
+    loaded, or fleets lack a label of their own; 2 Prometheus cannot be asked.
     """
-    settings = config.load(config_file, changes)
-    result = asyncio.run(checking.run(settings, url))
-    click.echo(json.dumps(result.as_json(), indent=2) if is_json else report.checked(result))
-    if result.n_refused:
-        raise click.ClickException(
-            f"Prometheus refuses {result.n_refused} expressions: see `refused` above"
-        )
+    result = asyncio.run(checking.run(config.load(config_file, changes), url))
+    if is_json:
+        click.echo(json.dumps(result.as_json(), indent=2))
+    else:
+        click.echo(report.checked(result, is_all=is_all))
+    is_firing = bool(result.answered(Answer.FIRES))
+    if not result.is_good or (fail_on_firing and is_firing):
+        click.get_current_context().exit(1)
 
 
 def _since(_: click.Context, __: click.Parameter, text: str) -> float:

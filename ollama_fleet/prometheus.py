@@ -90,20 +90,39 @@ class _RangeBody(msgspec.Struct):
     data: _Histories
 
 
-class _Rule(msgspec.Struct):
+class LoadedRule(msgspec.Struct, frozen=True):
+    """A rule that Prometheus evaluates."""
+
     name: str
+    expr: str = msgspec.field(default="", name="query")
+    """As Prometheus writes it, not as the rule file does."""
+    for_s: float = msgspec.field(default=0.0, name="duration")
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    type: str = ""
+    """`alerting` or `recording`."""
 
 
-class _Group(msgspec.Struct):
-    rules: list[_Rule]
+class LoadedGroup(msgspec.Struct, frozen=True):
+    """Rules that Prometheus evaluates together."""
+
+    name: str
+    rules: list[LoadedRule]
 
 
 class _Groups(msgspec.Struct):
-    groups: list[_Group]
+    groups: list[LoadedGroup]
 
 
 class _RulesBody(msgspec.Struct):
     data: _Groups
+
+
+class _NamesBody(msgspec.Struct):
+    data: list[str]
+
+
+class _TextBody(msgspec.Struct):
+    data: str
 
 
 class _Failure(msgspec.Struct):
@@ -149,14 +168,35 @@ class PrometheusClient:
             await self._get("query_range", {"query": expression, **span}, _RangeBody)
         ).data.result
 
-    async def rule_names(self) -> set[str]:
-        """Return the names of the rules that this Prometheus evaluates.
+    async def rule_groups(self) -> list[LoadedGroup]:
+        """Return the rules that this Prometheus evaluates.
 
         Raises:
             PrometheusError: It does not say.
         """
-        body = await self._get("rules", {}, _RulesBody)
-        return {rule.name for group in body.data.groups for rule in group.rules}
+        body = await self._get("rules", {"exclude_alerts": "true"}, _RulesBody)
+        return body.data.groups
+
+    async def series_names(self, selector: str, *, since_s: float) -> list[str]:
+        """Return the names of the series that match, read from the index.
+
+        Args:
+            selector: Which series.
+            since_s: Unix time. Series that ended some hours before it may be among them.
+
+        Raises:
+            PrometheusError: It does not say.
+        """
+        form = {"match[]": selector, "start": f"{since_s:.3f}"}
+        return (await self._get("label/__name__/values", form, _NamesBody)).data
+
+    async def formatted(self, expression: str) -> str:
+        """Return an expression as this Prometheus writes it.
+
+        Raises:
+            PrometheusError: It does not: the expression is wrong, or it is VictoriaMetrics.
+        """
+        return (await self._get("format_query", {"query": expression}, _TextBody)).data
 
     async def close(self) -> None:
         """Close the connections."""

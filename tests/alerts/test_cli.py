@@ -124,14 +124,14 @@ def test_explain_of_an_alert_that_is_left_out_says_so() -> None:
 def test_a_password_in_the_address_is_not_repeated() -> None:
     refused = run("check", "--prometheus", "http://me:s3cret@127.0.0.1:9")
 
-    assert 1 == refused.exit_code
+    assert 2 == refused.exit_code
     assert "s3cret" not in refused.output
 
 
 def test_check_of_no_prometheus_says_what_was_tried() -> None:
     refused = run("check", "--prometheus", "http://127.0.0.1:9")
 
-    assert 1 == refused.exit_code
+    assert 2 == refused.exit_code
     assert "http://127.0.0.1:9 cannot be asked: " in refused.stderr
     assert "is --prometheus the address of a Prometheus that runs?" in refused.stderr
 

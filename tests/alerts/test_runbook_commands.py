@@ -23,6 +23,7 @@ import aiohttp
 import promql_parser
 import pytest
 
+from alerts.cli import CONFIG_FILE_VARIABLE
 from provisioning.demo import observers, processes
 from provisioning.demo.observers import PrometheusSettings
 from provisioning.demo.processes import Children, ChildSpec
@@ -83,6 +84,10 @@ async def live(folder: Path) -> AsyncIterator[Live]:
         alertmanager_address=notifier,
         provisioner_address=provisioner,
     )
+    rules = folder / "rules.yml"
+    rules.write_text(
+        "prometheus: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
+    )
     observers.build_alerts(observers.alerts_command(folder / "alerts", interval_s=1, options=()))
     (folder / "prometheus.yml").write_text(observers.prometheus_config(settings))
     environ = {
@@ -90,6 +95,7 @@ async def live(folder: Path) -> AsyncIterator[Live]:
         "PROMETHEUS": f"http://{observer}",
         "ALERTMANAGER": f"http://{notifier}",
         "INVENTORY": str(inventory),
+        CONFIG_FILE_VARIABLE: str(rules),
         "PROVISIONER": f"http://{provisioner}",
         **keeper.environ(folder, provisioner),
     }

@@ -10,6 +10,8 @@ import pytest
 
 from ollama_fleet.prometheus import (
     MAX_BODY_BYTES,
+    LoadedGroup,
+    LoadedRule,
     PrometheusClient,
     PrometheusError,
     QueryRefusedError,
@@ -53,13 +55,30 @@ async def test_a_server_may_answer_without_statistics() -> None:
     assert 0.0 == (await query(saying(response(body)))).evaluation_s
 
 
-async def test_the_names_of_the_rules_are_those_of_all_groups() -> None:
-    groups = [{"rules": [{"name": "A"}, {"name": "B"}]}, {"rules": [{"name": "A"}]}]
-    body = json.dumps({"status": "success", "data": {"groups": groups}}).encode()
-    async with serving(answering({"/prom/api/v1/rules": body})) as port:
-        client = PrometheusClient(f"http://127.0.0.1:{port}/prom", timeout_s=5.0)
-        assert {"A", "B"} == await client.rule_names()
-        await client.close()
+async def test_rules_series_and_expressions_are_read_from_a_path_below_the_url() -> None:
+    rule = {"name": "A", "query": "up == 0", "duration": 60, "labels": {"a": "b"}, "type": "x"}
+    answers = {
+        "rules?exclude_alerts=true": {
+            "groups": [{"name": "one", "rules": [rule]}, {"name": "two", "rules": []}]
+        },
+        "label/__name__/values?match%5B%5D=up&start=1.000": ["up"],
+        "format_query?query=up%3D%3D0": "up == 0",
+    }
+    bodies = {
+        f"/prom/api/v1/{path}": json.dumps({"status": "success", "data": data}).encode()
+        for path, data in answers.items()
+    }
+    async with serving(answering(bodies)) as port:
+        async with PrometheusClient(f"http://127.0.0.1:{port}/prom", timeout_s=5.0) as client:
+            groups = await client.rule_groups()
+            names = await client.series_names("up", since_s=1.0)
+            text = await client.formatted("up==0")
+
+    assert [
+        LoadedGroup("one", [LoadedRule("A", "up == 0", 60.0, {"a": "b"}, "x")]),
+        LoadedGroup("two", []),
+    ] == groups
+    assert (["up"], "up == 0") == (names, text)
 
 
 async def test_a_refused_query_has_prometheus_reason() -> None:
