@@ -17,7 +17,7 @@ import msgspec
 
 from exporter.canary_counters import CanaryCounters
 from exporter.connection import Connection, Deadlines
-from exporter.engines.base import status_verdict
+from exporter.engines.base import metrics_body, status_verdict
 from exporter.engines.generation import Prompt, timed_lines
 from exporter.errors import PollError
 from exporter.instance_client import InstanceClient, TransportConfig
@@ -241,11 +241,15 @@ class CanaryClient(InstanceClient):
         return engine.read(await self.fetch(requests, Deadlines(deadline_s, deadline_s)))
 
     async def trained(self, request: TrainedRequest, model: str, deadline_s: float) -> float | None:
-        """Return the context length that the model was trained with; None if that is unknown."""
+        """Return the context length that the model was trained with; None: the model has none.
+
+        Raises:
+            PollError: The answer does not say.
+        """
         exchange = await self._post(request.path, request.body(model), deadline_s)
-        if exchange.failure is not None or exchange.answers[0].status != 200:
-            return None
-        return request.read(exchange.answers[0].body)
+        if exchange.failure is not None:
+            raise PollError(exchange.failure.outcome, exchange.failure.detail)
+        return request.read(metrics_body(request.path, exchange.answers[0]))
 
     async def generate(
         self, request: CanaryRequest, prompt: Prompt, deadline_s: float
@@ -440,11 +444,30 @@ class Canary:
         prompt = self._plan(scrape_target, request, verdict.values, scrape_target.stay)
         if isinstance(prompt, CanaryResult) or request.trained is None:
             return prompt
+        return await self._without_reload(
+            scrape_target, prompt, request.trained, client, deadline_s
+        )
+
+    async def _without_reload(
+        self,
+        scrape_target: ScrapeTarget,
+        prompt: Prompt,
+        request: TrainedRequest,
+        client: CanaryClient,
+        deadline_s: float,
+    ) -> Prompt | CanaryResult:
+        """Return the prompt with the context length that makes the server load nothing."""
+        if prompt.context_length is None:
+            return prompt
         known = scrape_target.context
-        if known is None or known.model != prompt.model or known.trained is None:
-            trained = await client.trained(request.trained, prompt.model, deadline_s)
+        if known is None or known.model != prompt.model:
+            try:
+                trained = await client.trained(request, prompt.model, deadline_s)
+            except PollError as error:
+                why = f"not sent, because it could reload the model: {error.detail}"
+                return CanaryResult(CanaryOutcome.SKIPPED_NOT_LOADED, why)
             known = scrape_target.context = Context(prompt.model, trained)
-        context_length = request.trained.sent_context(prompt.context_length, known)
+        context_length = request.sent_context(prompt.context_length, known)
         return prompt._replace(context_length=context_length)
 
     def _plan(

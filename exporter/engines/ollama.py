@@ -327,13 +327,14 @@ def show_body(model: str) -> bytes:
 
 
 def read_trained(body: bytes) -> float | None:
-    """Return the context length that a model was trained with; None where that is not said."""
-    try:
-        shown = decode_json(_decode_shown, body, SHOW).model_info
-        found = [raw for name, raw in shown.items() if name.endswith(CONTEXT_LENGTH)]
-        return decode_json(_decode_amount, found[0], SHOW) if found else None
-    except PollError:
-        return None
+    """Return the context length that a model was trained with; None: it has none.
+
+    Raises:
+        PollError: BAD_BODY. The answer is no description of a model.
+    """
+    shown = decode_json(_decode_shown, body, SHOW).model_info
+    found = [raw for name, raw in shown.items() if name.endswith(CONTEXT_LENGTH)]
+    return decode_json(_decode_amount, found[0], SHOW) if found else None
 
 
 def sent_context(loaded: float | None, known: Context) -> float | None:

@@ -70,12 +70,15 @@ def loaded_model(body: bytes, model: str) -> LoadedModel | None:
     return next((one for one in models if whole_name(one.name) == whole_name(model)), None)
 
 
-def trained_context(body: bytes) -> int:
-    """Return the context that a model was trained with, by what `/api/show` answers; 0: unknown."""
+def trained_context(body: bytes) -> int | None:
+    """Return the context that a model was trained with, by what `/api/show` answers.
+
+    0: the model has none. None: the answer does not say.
+    """
     try:
         shown = msgspec.json.decode(body, type=_Shown).model_info
     except UNREADABLE:
-        return 0
+        return None
     lengths = (length for key, length in shown.items() if key.endswith(".context_length"))
     return next((length for length in lengths if isinstance(length, int)), 0)
 
@@ -83,7 +86,7 @@ def trained_context(body: bytes) -> int:
 def ollama_body(loaded: LoadedModel, keep_alive: str | int, *, n_trained: int) -> str:
     """Return the body of the canary."""
     options = {"num_predict": N_TOKENS}
-    if loaded.context_length < n_trained:
+    if loaded.context_length and not 0 < n_trained <= loaded.context_length:
         # Ollama reloads a model for another `num_ctx` than the one that it was loaded for. A model
         # with its full trained context was mostly loaded for a longer default: then send none.
         options["num_ctx"] = loaded.context_length

@@ -135,6 +135,8 @@ class HttpProber:
         if loaded is None or (stay is not None and is_leaving(stay, time.time() + offset_s)):
             return None
         n_trained = await self._trained_context(host, port, loaded)
+        if n_trained is None:
+            return None  # it could reload the model
         sent_s = time.time() + offset_s
         kept = keep_alive(loaded, stay, sent_s)
         if kept is None:
@@ -201,8 +203,8 @@ class HttpProber:
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError, BodyTooLargeError):
             return b"", ""
 
-    async def _trained_context(self, host: str, port: int, loaded: LoadedModel) -> int:
-        """Return the context that a model was trained with; 0: not needed, or unknown."""
+    async def _trained_context(self, host: str, port: int, loaded: LoadedModel) -> int | None:
+        """Return the context that a model was trained with; 0: not needed; None: unknown."""
         known = self._contexts.get(loaded.digest) if loaded.context_length else 0
         if known is None:
             show = json.dumps({"model": loaded.name})

@@ -220,9 +220,12 @@ async def test_the_context_length_is_one_with_which_the_model_is_not_loaded_agai
     assert (expected, 1) == (asked[:3], n_shown)
 
 
-async def test_a_trained_length_that_was_not_given_is_asked_for_again() -> None:
+async def test_no_canary_is_sent_until_the_trained_length_is_known() -> None:
+    """Without it a canary may reload the model."""
     pinned = {"expires_at": "2318-01-01T00:00:00Z", "context_length": 131_072}
-    async with asking_ollama(pinned, trained=131_072, n_busy=1) as sent:
+    async with asking_ollama(pinned, trained=131_072, n_busy=2) as sent:
+        paths = [path for path, _ in sent]
         asked = [body["options"].get("num_ctx") for path, body in sent if path == "/api/generate"]
 
-    assert [131_072, None, None] == asked[:3]
+    assert [*["/api/show"] * 3, *["/api/generate"] * 3] == paths[:6]
+    assert [None, None, None] == asked[:3]

@@ -139,15 +139,20 @@ def test_ollama_is_asked_with_what_the_model_was_loaded_with() -> None:
     [
         (b'{"license":"x","model_info":{"general.name":"m","llama.context_length":8192}}', 8192.0),
         (b'{"model_info":{"general.name":"m"}}', None),
-        (b'{"model_info":{"llama.context_length":-1}}', None),
-        (b'{"model_info":[]}', None),
-        (b"{" * 5000, None),
     ],
 )
-def test_the_context_that_a_model_was_trained_with_is_read_or_not_known(
+def test_the_context_that_a_model_was_trained_with_is_read(
     body: bytes, expected: float | None
 ) -> None:
     assert expected == ollama.read_trained(body)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"model_info":{"llama.context_length":-1}}', b'{"model_info":[]}', b"{" * 5000]
+)
+def test_an_unreadable_description_of_a_model_is_an_error(body: bytes) -> None:
+    with pytest.raises(PollError, match="/api/show"):
+        ollama.read_trained(body)
 
 
 def test_no_engine_is_asked_for_more_tokens_than_were_set() -> None:

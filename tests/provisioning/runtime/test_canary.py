@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from provisioning.model import Canary
-from provisioning.runtime.canary import loaded_model, trained_context
+from provisioning.runtime.canary import LoadedModel, loaded_model, ollama_body, trained_context
 from provisioning.runtime.probe import HttpProber
 from tests.llama import llama_server
 from tests.waiting import eventually
@@ -47,6 +47,8 @@ class Fake:
             case "/api/show":
                 assert {"model": "tiny:latest"} == await request.json()
                 self.n_shown += 1
+                if not self.n_trained:
+                    return web.Response(status=503)
                 info = {"general.architecture": "llama", "llama.context_length": self.n_trained}
                 return web.json_response({"model_info": info})
             case "/metrics" if self.figures:
@@ -146,6 +148,17 @@ async def test_a_model_is_asked_with_the_context_it_is_loaded_with(
     assert 1 == fake.n_shown
 
 
+async def test_no_canary_is_sent_while_the_trained_context_is_not_known(
+    prober: HttpProber, fake: Fake
+) -> None:
+    """With another context Ollama loads the model again."""
+    fake.loaded, fake.n_trained = [listed(context_length=8192)], 0
+
+    assert await sent(prober, fake.port) is None
+
+    assert [] == fake.asked
+
+
 @pytest.mark.parametrize(
     "loaded",
     [
@@ -185,7 +198,15 @@ def test_answers_nested_without_end_say_nothing() -> None:
     nested = b"[" * 100_000
 
     assert loaded_model(b'{"models": [], "x": ' + nested, "tiny") is None
-    assert 0 == trained_context(b'{"model_info": {"x.context_length": ' + nested)
+    assert trained_context(b'{"model_info": {"x.context_length": ' + nested) is None
+
+
+def test_a_model_without_a_trained_context_is_asked_with_the_loaded_one() -> None:
+    """Ollama has cut nothing."""
+    model = LoadedModel("m", "", context_length=4096)
+
+    assert 0 == trained_context(b'{"model_info": {}}')
+    assert '"num_ctx": 4096' in ollama_body(model, -1, n_trained=0)
 
 
 @pytest.mark.parametrize("engine", ["ollama", "llamacpp"])
