@@ -46,6 +46,8 @@ RELOAD_S = 1.0
 """A longer load is a reload: for a model in memory the server reports at most half of this."""
 MAX_ARRIVALS = 1000
 """Pieces of one answer whose arrival time is recorded."""
+MAX_GENERATION_BYTES = 64 * 1024
+"""Of one answer: the most tokens that may be asked for take about half of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class CanaryOptions:
     prompt: str
     max_tokens_per_second: float
     patience_s: float = 2.0
-    """One that has waited for so long makes room for another: it costs nobody anything."""
+    """A generation that has waited this long makes room for another canary: it costs nothing."""
 
 
 class CanaryResult(msgspec.Struct, frozen=True, gc=False):
@@ -79,7 +81,7 @@ SKIPPED = frozenset((CanaryOutcome.SKIPPED_BUSY, CanaryOutcome.SKIPPED_NOT_LOADE
 
 
 MAX_PATIENT = 10
-"""Times `concurrency`: canaries under way at once, with those that have waited for long."""
+"""Times `concurrency`: canaries under way at once, with generations that have waited for long."""
 
 
 # Decisions: what to send, and what an answer means. All pure
@@ -215,6 +217,10 @@ class TimedConnection(Connection):
         """(bytes of the last answer's body so far, when they had arrived in monotonic seconds)."""
         self.date = b""
 
+    def tighten(self, bounds: Bounds) -> None:
+        """Set the bounds of the next answers."""
+        self._bounds = bounds
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Record the Date header as well."""
         super().on_header(name, value)
@@ -255,6 +261,7 @@ class CanaryClient(InstanceClient):
         self, request: CanaryRequest, prompt: Prompt, deadline_s: float
     ) -> CanaryResult:
         """Ask for the generation and read it."""
+        self._tighten()
         sent_s = time.monotonic()
         exchange = await self._post(request.path, request.body(prompt), deadline_s)
         duration_s = time.monotonic() - sent_s
@@ -264,6 +271,16 @@ class CanaryClient(InstanceClient):
             self._connection.arrivals if isinstance(self._connection, TimedConnection) else ()
         )
         return judge(request, exchange.answers[0], arrivals, sent_s, duration_s)
+
+    def _tighten(self) -> None:
+        """Bound what follows as one generation, which is smaller than a list of models may be."""
+        body_bytes = min(MAX_GENERATION_BYTES, self._transport.bounds.body_bytes)
+        bounds = replace(
+            self._transport.bounds, body_bytes=body_bytes, helps="; reduce canary.tokens"
+        )
+        self._transport = replace(self._transport, bounds=bounds)
+        if isinstance(self._connection, TimedConnection):
+            self._connection.tighten(bounds)
 
     async def _post(self, path: str, body: bytes, deadline_s: float) -> Exchange:
         self._requests[path,] = _post(self._target, path, body, self._transport.user_agent)
@@ -319,8 +336,10 @@ class Canary:
         self._waiting: deque[ScrapeTarget] = deque()
         self._tasks: dict[str, asyncio.Task[None] | None] = {}
         """By instance id; None while it waits for its turn."""
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        """By instance id: canaries that count against `concurrency`, until `patience_s` is over."""
+        self._timers: dict[str, asyncio.TimerHandle | None] = {}
+        """By instance id: canaries that count against `concurrency`, until `patience_s` is over.
+
+        None before the generation: then up to `poll.max-body-bytes` may come for each answer."""
         self._n_late = 0
 
     def __repr__(self) -> str:
@@ -373,9 +392,12 @@ class Canary:
         loop, instance_id = asyncio.get_running_loop(), scrape_target.target.id
         task = loop.create_task(self._ask(scrape_target))
         self._tasks[instance_id] = task
-        patience_s = self._options.patience_s
-        self._timers[instance_id] = loop.call_later(patience_s, self._make_room, instance_id)
+        self._timers[instance_id] = None
         task.add_done_callback(partial(self._ended, instance_id))
+
+    def _start_patience(self, instance_id: str) -> None:
+        loop, patience_s = asyncio.get_running_loop(), self._options.patience_s
+        self._timers[instance_id] = loop.call_later(patience_s, self._make_room, instance_id)
 
     def _make_room(self, instance_id: str) -> None:
         del self._timers[instance_id]
@@ -420,6 +442,7 @@ class Canary:
             prompt = await self._checked(scrape_target, engine, request, client, deadline_s)
         if isinstance(prompt, CanaryResult):
             return prompt
+        self._start_patience(scrape_target.target.id)
         stay, sent_s = scrape_target.stay, scrape_target.server_s()
         result = await client.generate(request, prompt, deadline_s)
         scrape_target.stay = keep_alive.after_canary(stay, sent_s, scrape_target.server_s())

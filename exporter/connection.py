@@ -33,6 +33,8 @@ class Bounds:
 
     header_bytes: int = 16 * 1024
     body_bytes: int = 1024 * 1024
+    helps: str = " (poll.max-body-bytes); raise the limit or reduce what the server sends"
+    """What helps against a body that is larger, in words."""
 
     @property
     def answer_bytes(self) -> int:
@@ -237,11 +239,9 @@ class Connection(asyncio.Protocol):
 
     def _fail_out_of_bounds(self) -> None:
         if self._is_too_large:
-            limit = self._bounds.body_bytes
+            limit, helps = self._bounds.body_bytes, self._bounds.helps
             self._fail(
-                Outcome.TOO_LARGE,
-                f"the answer's body is larger than {limit:,} bytes (poll.max-body-bytes); raise "
-                "the limit or reduce what the server sends",
+                Outcome.TOO_LARGE, f"the answer's body is larger than {limit:,} bytes{helps}"
             )
         else:
             limit = self._bounds.header_bytes

@@ -250,8 +250,8 @@ SETTINGS = (
     Setting(
         "canary.concurrency",
         "20",
-        "Maximum number of canaries at once. One that waits for 2s makes room for another, so that "
-        "frozen instances do not delay the others; up to ten times as many then.",
+        "Maximum number of canaries at once. A generation that waits for 2s makes room for another "
+        "canary, so that frozen instances do not delay the others; up to ten times as many then.",
         count,
         "N",
     ),

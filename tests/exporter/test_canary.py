@@ -16,6 +16,7 @@ from exporter.model import CanaryOutcome, CanaryState, State, Target
 from tests.conftest import StartLlamaServer
 from tests.exporter.canaries import (
     ANSWER,
+    IDLE,
     PERIOD_S,
     answering,
     asked_again,
@@ -23,6 +24,7 @@ from tests.exporter.canaries import (
     canarying,
     llama_server,
     n_results,
+    read_head,
     state,
 )
 from tests.exporter.engines.bodies import LLAMACPP_METRICS
@@ -64,9 +66,9 @@ BUSY = b'{"error":"server busy, please try again.  maximum pending requests exce
         ),
         (response(LLAMACPP_LINES[0]), CanaryOutcome.ERROR, "ends before it is done"),
         (
-            b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1_100_000,
+            b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 66_000,
             CanaryOutcome.ERROR,
-            "larger than 1,048,576",
+            "larger than 65,536 bytes; reduce canary.tokens",
         ),
         (response(ANSWER)[:-40], CanaryOutcome.ERROR, "closed in the middle of an answer"),
         (b"", CanaryOutcome.ERROR, "closed before the first byte"),
@@ -141,6 +143,28 @@ async def test_those_that_wait_make_room_for_others_up_to_a_bound() -> None:
 
     assert 10 == most
     assert n_ok >= 2
+
+
+async def test_one_that_waits_for_its_re_poll_makes_no_room() -> None:
+    """Each answer of a re-poll may be large: no more than `concurrency` may come at once."""
+
+    async def answer_polls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer nothing on a connection on which `/props` was not asked for, as a first poll."""
+        bodies = {"/health": b'{"status":"ok"}', "/metrics": IDLE}
+        held, is_poll = b"", False
+        while head := await read_head(reader):
+            path = head.split(b" ", 2)[1].decode()
+            held += response(bodies.get(path, b"{}"))
+            is_poll = is_poll or path == "/props"
+            if is_poll:
+                writer.write(held)
+                held = b""
+
+    async with serving(answer_polls) as port:
+        targets = [target(f"i{n}", port, engine="llamacpp") for n in range(4)]
+        changed = {"concurrency": 1, "patience_s": 0.02, "timeout_s": 0.3}
+        async with polling(*targets) as polled, canarying(polled, **changed) as canary:
+            assert 1 == await most_under_way(polled, canary, CanaryOutcome.STALLED, n=3)
 
 
 async def most_under_way(polled: Polled, canary: Canary, until: CanaryOutcome, *, n: int) -> int:
