@@ -67,6 +67,10 @@ class CounterState(msgspec.Struct, frozen=True, gc=False):
     """Names of the models on its disk, which it is seldom asked for."""
     listed_start_s: float | None = None
     """When it started by the inventory, in seconds since 1970 UTC."""
+    version_at_s: float = 0.0
+    """When it last said its version, in seconds since 1970 UTC: it is seldom asked."""
+    restarted_at_s: float = 0.0
+    """When its version or counters last showed a restart, in seconds since 1970 UTC."""
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
@@ -145,8 +149,13 @@ def _advanced(
         _loaded(state.loaded, values),
         state.installed if values.installed is None else values.installed,
         target.started_s,
+        now_s if values.version else state.version_at_s,
+        state.restarted_at_s,
     )
-    return after, _delta(state, after, values)
+    delta = _delta(state, after, values)
+    if delta.n_restarts and not _is_later(state.listed_start_s, target.started_s):
+        after = msgspec.structs.replace(after, restarted_at_s=now_s)
+    return after, delta
 
 
 def _loaded(known: tuple[str, ...] | None, values: Values) -> tuple[str, ...] | None:
@@ -371,9 +380,13 @@ def _has_restarted(state: CounterState, after: CounterState) -> bool:
     """Return whether the server began a new life since the last poll, as far as that shows."""
     if after.start_time_s is not None:
         return _is_later(state.start_time_s, after.start_time_s)
-    if state.version and after.version != state.version:
-        return True
-    if _is_later(state.listed_start_s, after.listed_start_s):
+    listed_s = after.listed_start_s
+    if _is_later(state.listed_start_s, listed_s):
+        # Unless the server itself showed it before the inventory did.
+        return _is_later(state.restarted_at_s, listed_s)
+    # A version from before the listed start says nothing: that restart is counted already.
+    is_known = bool(state.version) and (listed_s is None or listed_s < state.version_at_s)
+    if is_known and after.version != state.version:
         return True
     return _went_back(state.generated, after.generated) or _went_back(state.prompt, after.prompt)
 

@@ -532,15 +532,50 @@ def test_a_restart_is_counted_once_where_it_shows(
     before: Values, now: Values, listed_now: Target, expected: int
 ) -> None:
     listed = replace(TARGET, started_s=1_000.0)
-    state, first = update(CounterState(), before, listed, now_s=0.0)
+    state, first = update(CounterState(), before, listed, now_s=1_050.0)
     fleet_counters = FleetCounters()
 
     listed_now = replace(listed_now, started_s=listed_now.started_s or listed.started_s)
-    _, delta = update(state, now, listed_now, now_s=10.0)
+    _, delta = update(state, now, listed_now, now_s=1_150.0)
     for one in (first, delta):
         fleet_counters.record("n", "m", one)
 
     assert expected == fleet_counters.restarts
+
+
+OLD, NEW = Values(version="1"), Values(version="2")
+LOW, LOWER = Values(generated_tokens_total=9.0), Values(generated_tokens_total=8.0)
+LISTED, SILENT = replace(TARGET, started_s=1_000.0), Values()
+
+
+@pytest.mark.parametrize(
+    ("polls", "expected"),
+    [
+        ([(OLD, LISTED), (NEW, LISTED), (SILENT, LISTED_AGAIN)], 1),
+        ([(OLD, LISTED), (SILENT, LISTED_AGAIN), (NEW, LISTED_AGAIN)], 1),
+        ([(LOW, LISTED), (LOWER, LISTED), (LOWER, LISTED_AGAIN)], 1),
+        ([(OLD, LISTED), (NEW, LISTED), (SILENT, replace(TARGET, started_s=1_250.0))], 2),
+        ([(OLD, LISTED), (OLD, LISTED_AGAIN), (NEW, LISTED_AGAIN)], 2),
+        ([(SILENT, LISTED), (SILENT, LISTED_AGAIN), (SILENT, LISTED_AGAIN)], 1),
+        (
+            [
+                (SILENT, LISTED),
+                (SILENT, LISTED_AGAIN),
+                (SILENT, replace(TARGET, started_s=1_140.0)),
+            ],
+            2,
+        ),
+    ],
+)
+def test_a_restart_that_shows_at_two_polls_is_counted_once(
+    polls: list[tuple[Values, Target]], expected: int
+) -> None:
+    state, n_restarts = CounterState(), 0
+    for n, (values, listed) in enumerate(polls):
+        state, delta = update(state, values, listed, now_s=1_050.0 + 100 * n)
+        n_restarts += delta.n_restarts
+
+    assert expected == n_restarts
 
 
 def test_what_is_on_disk_is_remembered_until_it_is_asked_for_again() -> None:
