@@ -70,6 +70,8 @@ CHUNK_BYTES = 65_536
 PAGE_TIMEOUT_S = 2.0
 MAX_PAGE_BYTES = 1_000_000
 """Maximum size of a page that counts requests or lists models; a longer one counts as none."""
+FAILED = ("500", "502", "504")
+"""Statuses with which a canary has failed."""
 MAX_CONTEXTS = 1000
 """Models whose trained context is remembered."""
 
@@ -111,7 +113,8 @@ class HttpProber:
     ) -> str | None:
         """Send a canary: empty if it succeeds, else what is wrong; None if it says nothing.
 
-        503 means busy, 4xx that the model does not generate: both say nothing of its health.
+        503 means busy, 4xx that the model does not generate: both say nothing of its health. 502
+        and 504 are a proxy's words for a dead or frozen server.
         """
         kind = ENGINES[engine]
         if kind.requests is None:
@@ -159,7 +162,7 @@ class HttpProber:
             if _is_shortage(error):
                 raise NotAskedError(f"{url} was not asked: {_words(error)}") from error
             return f"canary failed: {url} cannot be asked: {_words(error)}"
-        if status.startswith("500"):
+        if status.startswith(FAILED):
             return f"canary failed: {url} answers {status}: {said}"
         return "" if _is_good(status) else None
 

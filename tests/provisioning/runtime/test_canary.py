@@ -229,9 +229,11 @@ async def test_what_does_not_answer_a_canary_in_time_stalls(
         (400, None),
         (503, None),
         (500, "/api/generate answers 500 Internal Server Error: said"),
+        (502, "/api/generate answers 502 Bad Gateway: said"),
+        (504, "/api/generate answers 504 Gateway Timeout: said"),
     ],
 )
-async def test_an_answer_of_500_is_a_failure_and_a_refusal_is_no_news(
+async def test_an_answer_of_a_broken_server_is_a_failure_and_a_refusal_is_no_news(
     prober: HttpProber, fake: Fake, status: int, fault: str | None
 ) -> None:
     fake.status = status
