@@ -30,8 +30,10 @@ class Tunable:
     alert: str
     size: str = ""
     """Recorded series that the compared count is divided by; empty where nothing is."""
-    is_rest: bool = False
+    judges_rest: bool = False
     """Whether what is missing to the whole is judged: of 98.5% healthy, the 1.5%."""
+    sets_rest: bool = False
+    """Whether the setting is what may be missing, not what must be there."""
     moves_both_ways: bool = False
     """Whether to propose a stricter value as well, where the fleet is better than the present one.
 
@@ -59,7 +61,8 @@ class Tunable:
 
     def changed(self, settings: Settings, value: float) -> Settings:
         """Return the settings with another value, in the unit that the history is judged in."""
-        value = round(1 - value, DECIMALS) if self.is_rest else value
+        if self.judges_rest and not self.sets_rest:
+            value = round(1 - value, DECIMALS)
         is_level = isinstance(getattr(Thresholds(), self.threshold), Level)
         return self._with(settings, Level(value, is_per_instance=True) if is_level else value)
 
@@ -73,7 +76,7 @@ class Tunable:
 
     def is_floor(self, alert: Alert) -> bool:
         """Return whether low values are the bad ones."""
-        return (comparison(alert.expr)[1] == "<") is not self.is_rest
+        return (comparison(alert.expr)[1] == "<") is not self.judges_rest
 
     def history_query(self, settings: Settings) -> str:
         """Return what the worst of all clusters, nodes and models held for the alert's `for`.
@@ -87,8 +90,8 @@ class Tunable:
         if alert is None:
             raise ValueError(f"{self.alert} is left out")
         best, worst = ("max", "min") if self.is_floor(alert) else ("min", "max")
-        window, step = hold(alert.for_s)
-        return f"{worst}({best}_over_time(({self._value(settings, alert)})[{window}:{step}]))"
+        value = self._value(settings, alert)
+        return f"{worst}({_over(best, value, alert)} and {_held(value, alert)})"
 
     def _value(self, settings: Settings, alert: Alert) -> str:
         value = f"({comparison(alert.expr)[0]})"
@@ -97,23 +100,28 @@ class Tunable:
             value += f" / {(is_level and settings.fixed_size) or self.size}"
         if self.needs:
             value += f" and {settings.scope.on()} {settings.scope.raw(self.needs)}"
-        return f"1 - ({value})" if self.is_rest else value
+        return f"1 - ({value})" if self.judges_rest else value
 
 
 def firing_query(alert: Alert) -> str:
     """Return a query that gives something where an alert has held for its `for`."""
-    window, step = hold(alert.for_s)
-    n = max(1, int(alert.for_s // _step_s(alert.for_s)))
-    return f"count(count_over_time(({alert.expr})[{window}:{step}]) >= {n})"
+    return f"count({_held(alert.expr, alert)})"
 
 
-def hold(for_s: float) -> tuple[str, str]:
-    """Return the window of an alert's `for`, and how often to look within it."""
-    return duration_text(max(for_s, FINEST_S)), duration_text(_step_s(for_s))
+def _held(expression: str, alert: Alert) -> str:
+    """Return what is there where an expression gave something for the whole of `for`."""
+    n = max(1, int(alert.for_s // _step_s(alert)))
+    return f"{_over('count', expression, alert)} >= {n}"
 
 
-def _step_s(for_s: float) -> float:
-    return max(FINEST_S, for_s // SAMPLES_OF_HOLD)
+def _over(function: str, expression: str, alert: Alert) -> str:
+    window_s = max(alert.for_s, FINEST_S)
+    window, step = duration_text(window_s), duration_text(_step_s(alert))
+    return f"{function}_over_time(({expression})[{window}:{step}])"
+
+
+def _step_s(alert: Alert) -> float:
+    return max(FINEST_S, alert.for_s // SAMPLES_OF_HOLD)
 
 
 def comparison(expression: str) -> tuple[str, str]:
@@ -131,7 +139,7 @@ def comparison(expression: str) -> tuple[str, str]:
 
 
 TUNABLES = (
-    Tunable("healthy_instances", "OllamaFleetHealthyInstancesLow", EXPECTED, is_rest=True),
+    Tunable("healthy_instances", "OllamaFleetHealthyInstancesLow", EXPECTED, judges_rest=True),
     Tunable("healthy_drop", "OllamaFleetHealthDroppingFast", INVENTORY),
     Tunable(
         "request_latency_p99",
@@ -151,7 +159,8 @@ TUNABLES = (
     Tunable(
         "slow_node",
         "OllamaNodeSlowerThanFleet",
-        is_rest=True,
+        judges_rest=True,
+        sets_rest=True,
         absent="no nodes can be compared: that needs thresholds.min_peers nodes with the same "
         "model and engine, and the exporter's series per instance",
     ),

@@ -86,7 +86,7 @@ class Archive:
             answer = await self._client.query_range(
                 query, start_s=start_s, end_s=end_s, step_s=span.step_s
             )
-            points += [(at_s, float(value)) for each in answer for at_s, value in each.values]
+            points += [point for series in answer for point in series.numbers]
             start_s += part_s
         return [point for point in points if math.isfinite(point[1])]
 

@@ -44,9 +44,7 @@ class Series(msgspec.Struct, frozen=True):
     @property
     def number(self) -> float:
         """Return the value; NaN where there is none."""
-        with suppress(ValueError):
-            return float(self.value[1])
-        return math.nan
+        return _number(self.value[1])
 
 
 class _Timings(msgspec.Struct):
@@ -80,6 +78,11 @@ class History(msgspec.Struct, frozen=True):
     metric: dict[str, str]
     values: list[tuple[float, str]]
     """Times and values, oldest first."""
+
+    @property
+    def numbers(self) -> list[tuple[float, float]]:
+        """Return times and values; NaN where there is none."""
+        return [(at_s, _number(text)) for at_s, text in self.values]
 
 
 class _Histories(msgspec.Struct):
@@ -228,6 +231,12 @@ class PrometheusClient:
             # A small body can unpack to a huge one.
             auto_decompress=False,
         )
+
+
+def _number(text: str) -> float:
+    with suppress(ValueError):
+        return float(text)
+    return math.nan
 
 
 def _decoded(status: int, body: bytes, type_: type[BodyT]) -> BodyT:

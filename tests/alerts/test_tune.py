@@ -27,6 +27,7 @@ DAYS = 8
 STEP_S = 60
 DAY_S = 86_400
 N_INSTANCES = 60
+N_DRAINED = 5
 
 
 async def tune(url: str, *options: str) -> Result:
@@ -56,6 +57,14 @@ def _rests_on(expression: str, settings: Settings) -> list[str]:
     return [rule.expr for rule in explain.dependencies(expression, rulebook.groups(settings))]
 
 
+def test_a_level_is_judged_per_instance_of_the_size_that_its_alert_takes() -> None:
+    fixed = config.load(changes=["fleet.size=77", "thresholds.tokens_per_second=4000"])
+    (speed,) = [each for each in TUNABLES if "tokens_per_second" == each.threshold]
+
+    assert " / 77)" in speed.history_query(fixed)
+    assert f" / {names.EXPECTED})" in speed.history_query(Settings())
+
+
 @pytest.mark.parametrize("tunable", TUNABLES, ids=lambda tunable: tunable.threshold)
 def test_a_value_is_written_as_the_settings_take_it(tunable: Tunable, tmp_path: Path) -> None:
     path = tmp_path / "alerts.yml"
@@ -73,7 +82,7 @@ def past(end_s: int) -> Iterator[tuple[str, Mapping[int, float]]]:
     incident = range(end_s - DAY_S, end_s - DAY_S + 3600)
     healthy = {at_s: 40.0 if at_s in incident else N_INSTANCES for at_s in times}
     yield f'{names.INSTANCES}{{status="healthy"}}', healthy
-    yield names.INVENTORY, dict.fromkeys(times, N_INSTANCES)
+    yield names.INVENTORY, dict.fromkeys(times, N_INSTANCES + N_DRAINED)
     yield names.EXPECTED, dict.fromkeys(times, N_INSTANCES)
     yield (
         f'{names.LATENCY_P99}{{source="requests"}}',
@@ -81,10 +90,15 @@ def past(end_s: int) -> Iterator[tuple[str, Mapping[int, float]]]:
         {at_s: 9.0 if at_s in incident or at_s % 3600 < 120 else 1.0 for at_s in times},
     )
     yield names.CAPACITY, {at_s: 100.0 * n for at_s, n in healthy.items()}
-    for node in range(4):
-        name = f'{names.NODE_SPEED_RATIO}{{node="n{node}",model="m",engine="e"}}'
-        # Slow by turns, each for five minutes of twenty, which is too short as well.
-        yield name, {at_s: 0.5 if at_s // 300 % 4 == node else 1.0 for at_s in times}
+    yield f'{names.CONDITIONS}{{condition="stalled"}}', dict.fromkeys(times, 0)
+    yield _ratio("n3"), dict.fromkeys(times, 0.65)
+    for node in range(3):
+        # Slow by turns, each for five minutes of fifteen, which is too short as well.
+        yield _ratio(f"n{node}"), {at_s: 0.4 if at_s // 300 % 3 == node else 1.0 for at_s in times}
+
+
+def _ratio(node: str) -> str:
+    return f'{names.NODE_SPEED_RATIO}{{node="{node}",model="m",engine="e"}}'
 
 
 def write_past(source: Path, data: Path, promtool: Path) -> None:
@@ -122,7 +136,9 @@ async def test_a_real_history_gives_settings_that_build_takes(
     tmp_path: Path, prometheus_binary: Path, promtool_binary: Path
 ) -> None:
     present = tmp_path / "present.yml"
-    present.write_text("thresholds: {request_latency_p99: 2s, healthy_instances: 59}\n")
+    left_out = "alerts: {OllamaFleetQueueSaturated: {enabled: false}}"
+    thresholds = "thresholds: {request_latency_p99: 2s, healthy_instances: 59}"
+    present.write_text(f"{thresholds}\n{left_out}\n")
     proposed = tmp_path / "proposed.yml"
     options = ("--since", "8d", "--config-file", str(present))
     async with prometheus_with_a_past(tmp_path, prometheus_binary, promtool_binary) as url:
@@ -139,23 +155,32 @@ async def test_a_real_history_gives_settings_that_build_takes(
     )
 
     assert (0, 0) == (tuned.exit_code, built.exit_code)
-    thresholds = yaml.safe_load(tuned.stdout)["thresholds"]
-    assert {f"thresholds.{name}": str(value) for name, value in thresholds.items()} == {
+    values = yaml.safe_load(tuned.stdout)["thresholds"]
+    assert {tunable.threshold for tunable in TUNABLES} - {"queued_per_instance"} == set(values)
+    assert {f"thresholds.{name}": str(value) for name, value in values.items()} == {
         key: each["proposed"] for key, each in told.items()
     }
     assert {
         "request_latency_p99": "1s200ms",
         "tokens_per_second": "85 per instance",
         "healthy_instances": 59,
-        "slow_node": "28%",
+        "slow_node": "41%",
         "kv_cache": "95%",
-    }.items() <= thresholds.items()
-    latency = told["thresholds.request_latency_p99"]
-    assert {"median": "1s", "99th percentile": "1s", "worst": "9s"} == latency["seen"]
+    }.items() <= values.items()
+    seen = {key.partition(".")[2]: each["seen"] for key, each in told.items()}
+    assert {"median": "1s", "99th percentile": "1s", "worst": "9s"} == seen["request_latency_p99"]
+    assert {"median": "100%", "99th percentile": "100%", "worst": "66.7%"} == (
+        seen["healthy_instances"]
+    )
+    assert {"35%"} == set(seen["slow_node"].values())
+    latency, slow = told["thresholds.request_latency_p99"], told["thresholds.slow_node"]
     assert 1 == latency["fired"]["count"] == latency["would_fire"]["count"]
     assert 50 <= latency["fired"]["minutes"] <= 62
-    assert {"count": 0, "minutes": 0} == told["thresholds.slow_node"]["fired"]
+    assert 1 == slow["fired"]["count"]
+    assert DAYS * 1440 - 60 <= slow["fired"]["minutes"] <= DAYS * 1440
+    assert {"count": 0, "minutes": 0} == slow["would_fire"]
     assert "kept: no server reports its KV cache" in tuned.stdout
+    assert 2 == tuned.stdout.count("kept: canaries are off")
 
 
 @asynccontextmanager
@@ -169,8 +194,11 @@ async def answering(document: object, status: int = 200) -> AsyncIterator[str]:
         yield str(server.make_url("/"))
 
 
-async def test_a_prometheus_without_the_fleet_is_an_error_that_says_what_helps() -> None:
-    async with answering({"status": "success", "data": {"result": []}}) as url:
+@pytest.mark.parametrize("result", [[], [{"metric": {}, "values": [[7, "NaN"], [8, "no"]]}]])
+async def test_a_prometheus_without_the_fleet_is_an_error_that_says_what_helps(
+    result: list[object],
+) -> None:
+    async with answering({"status": "success", "data": {"result": result}}) as url:
         refused = await tune(url)
 
     assert 1 == refused.exit_code
