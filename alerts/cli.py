@@ -1,7 +1,7 @@
 """The commands `ollama-fleet alerts …`: make the rules, list and explain them, try them out.
 
 Data goes to stdout, words to stderr. Exit status: 0 all well; 1 drift, bad settings, or rules that
-a Prometheus refuses; 2 wrong options, or a Prometheus that `check` cannot ask.
+a Prometheus refuses; 2 wrong options, or a Prometheus that cannot be asked.
 """
 
 from __future__ import annotations
@@ -200,6 +200,8 @@ def tune(
 
     Each comes with what was seen, and how often the present and the proposed value would have
     fired. Where the history cannot say, the present value is kept.
+
+    Exit status: 0 all is well; 1 there is no history; 2 Prometheus cannot be asked.
     """
     settings, now_s = config.load(config_file, changes), time.time()
     found = asyncio.run(tuning.run(settings, url, since_s=since_s, now_s=now_s))

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from alerts.errors import AlertsError
+from alerts.errors import AlertsError, CheckError
 from alerts.explain import value_of
 from alerts.model import Alert
 from alerts.names import INVENTORY
@@ -31,7 +31,7 @@ WIDTH = 96
 
 
 class TuneError(AlertsError):
-    """A Prometheus has no history to propose from, or does not give it."""
+    """A Prometheus has no history to propose from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Tuned:
     key: str
     alert: str
     severity: str
-    for_s: float
+    for_seconds: float
     present: str
     proposed: str
     """The same as `present` where that is kept."""
@@ -122,7 +122,7 @@ class Archive:
             key=tunable.key,
             alert=alert.name,
             severity=str(alert.severity),
-            for_s=alert.for_s,
+            for_seconds=alert.for_s,
             present=value_of(settings, tunable.key),
             proposed=value_of(changed, tunable.key),
             reason=proposal.reason,
@@ -136,7 +136,8 @@ async def run(settings: Settings, url: str, *, since_s: float, now_s: float) -> 
     """Ask Prometheus for the fleet's history, one quantity after the other.
 
     Raises:
-        TuneError: It cannot be asked, gives too much, or has no history of the fleet.
+        CheckError: It cannot be asked, or does not give so much.
+        TuneError: It has no history of the fleet.
     """
     client = PrometheusClient(url.rstrip("/"), timeout_s=TIMEOUT_S, max_body_bytes=MAX_BODY_BYTES)
     # A password in the address must not be repeated in messages.
@@ -154,7 +155,7 @@ async def run(settings: Settings, url: str, *, since_s: float, now_s: float) -> 
                 asked = tunable.key
                 found.append(await archive.tuned(tunable, settings))
     except PrometheusError as error:
-        raise TuneError(
+        raise CheckError(
             f"{shown} {error} (asked for {asked} of {duration_text(since_s)}); is --prometheus the "
             "address of a Prometheus that runs? A shorter --since asks for less"
         ) from error
@@ -183,7 +184,7 @@ def as_yaml(found: list[Tuned], *, since_s: float, now_s: float) -> str:
 
 def _entry(tuned: Tuned) -> Iterator[str]:
     texts = [
-        f"{tuned.alert} ({tuned.severity}, for {duration_text(tuned.for_s)})",
+        f"{tuned.alert} ({tuned.severity}, for {duration_text(tuned.for_seconds)})",
         tuned.reason,
     ]
     if tuned.seen:

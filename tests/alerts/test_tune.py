@@ -210,7 +210,7 @@ async def test_too_much_data_is_an_error_that_names_the_quantity_and_what_helps(
     async with answering(failure, 422) as url:
         refused = await tune(url)
 
-    assert 1 == refused.exit_code
+    assert 2 == refused.exit_code
     assert "too many samples (asked for fleet:ollama_inventory" in refused.stderr
     assert "A shorter --since asks for less" in refused.stderr
 
@@ -218,7 +218,7 @@ async def test_too_much_data_is_an_error_that_names_the_quantity_and_what_helps(
 async def test_a_prometheus_that_is_not_there_is_named_without_its_password() -> None:
     refused = await tune("http://me:s3cret@127.0.0.1:9")
 
-    assert 1 == refused.exit_code
+    assert 2 == refused.exit_code
     assert "http://127.0.0.1:9 cannot be asked: " in refused.stderr
     assert "s3cret" not in refused.output
 
