@@ -160,9 +160,12 @@ def status_verdict(path: str, answer: Answer) -> Verdict:
     return Verdict(Outcome.HTTP_STATUS, f"{path} answered {answer.status}{said}")
 
 
-def healthy(values: Values) -> Verdict:
-    """Return the verdict on an instance that is well and reported its metrics."""
-    return Verdict(Outcome.OK, values=values)
+def healthy(values: Values, faults: Sequence[PollError] = ()) -> Verdict:
+    """Return the verdict on an instance that is well and reported its metrics, but for faults."""
+    if not faults:
+        return Verdict(Outcome.OK, values=values)
+    detail = "; ".join([fault.detail for fault in faults])
+    return without_metrics(faults[0].outcome, clipped(detail), values)
 
 
 def without_metrics(outcome: Outcome, detail: str, values: Values = NO_VALUES) -> Verdict:

@@ -11,7 +11,7 @@ from exporter.errors import PollError
 from exporter.model import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from exporter.engines.base import Answers
 
@@ -58,6 +58,30 @@ class ObjectReader(Generic[Object]):
             why = "; ".join(faults.values()) or f"lacks {', '.join(missing)}"
             raise PollError(Outcome.BAD_BODY, f"{path}: {clipped(why)}")
         return self._kind(**values), faults
+
+
+MAX_TRIED = 1000
+"""Records of a list with bad ones that are decoded one by one."""
+
+
+def read_each(
+    read: Callable[[msgspec.Raw, str], tuple[Object, Mapping[str, str]]],
+    raw_records: Sequence[msgspec.Raw],
+    path: str,
+    faults: list[PollError],
+) -> list[Object]:
+    """Return the records of a list that can be read; what cannot is a fault."""
+    records = []
+    for raw in raw_records[:MAX_TRIED]:
+        try:
+            record, bad_values = read(raw, path)
+        except PollError as error:
+            # Not the error itself: the frames that it passes hold the list that would hold it.
+            faults.append(PollError(error.outcome, error.detail))
+        else:
+            records.append(record)
+            faults += [PollError(Outcome.BAD_BODY, f"{path}: {why}") for why in bad_values.values()]
+    return records
 
 
 def read_if_good(kind: type[Object]) -> Callable[[Answers, str], Object]:

@@ -28,7 +28,7 @@ from exporter.engines.base import (
     without_metrics,
 )
 from exporter.engines.generation import CanaryRequest, Prompt, TimedLine, events, speed
-from exporter.engines.json_objects import read_if_good
+from exporter.engines.json_objects import ObjectReader, read_each, read_if_good
 from exporter.engines.prometheus_text import METRICS, PageLayout, PageReader, page_verdict
 from exporter.errors import PollError
 from exporter.model import Answer, Generation, LoadedModel, Outcome, Values, Verdict, model_name
@@ -77,8 +77,14 @@ class _Models(msgspec.Struct, gc=False):
     data: list[_Model]
 
 
+class _RawModels(msgspec.Struct, gc=False):
+    data: list[msgspec.Raw]
+
+
 _read_props = read_if_good(_Props)
 _decode_models = msgspec.json.Decoder(_Models).decode
+_decode_raw = msgspec.json.Decoder(_RawModels).decode
+_read_model = ObjectReader(_Model).read
 
 
 def read(answers: Answers) -> Verdict:
@@ -98,15 +104,31 @@ def read(answers: Answers) -> Verdict:
 
 
 def _read_router(answer: Answer | PollError, version: str | None) -> Verdict:
+    faults: list[PollError] = []
     try:
-        body = metrics_body(MODELS, answer)
-        models = decode_json(_decode_models, body, MODELS).data
+        models = _read_models(metrics_body(MODELS, answer), faults)
     except PollError as error:
         return without_metrics(error.outcome, error.detail, Values(version=version))
     names = sorted({model_name(model.id) for model in models if model.status.value == "loaded"})
     kept = [name[:MAX_NAME_CHARACTERS] for name in names[:MAX_LOADED]]
     loaded = tuple([LoadedModel(name) for name in kept])
-    return healthy(Values(models=tuple(kept), version=version, loaded=loaded))
+    return healthy(Values(models=tuple(kept), version=version, loaded=loaded), faults)
+
+
+def _read_models(body: bytes, faults: list[PollError]) -> list[_Model]:
+    """Return the models of a router's list; one that cannot be read is a fault.
+
+    Raises:
+        PollError: BAD_BODY. The body is no list of models, or none of them can be read.
+    """
+    try:
+        return decode_json(_decode_models, body, MODELS).data
+    except PollError:
+        raw_models = decode_json(_decode_raw, body, MODELS).data
+    models = read_each(_read_model, raw_models, MODELS, faults)
+    if not models:
+        raise PollError(faults[0].outcome, faults[0].detail)
+    return models
 
 
 COMPLETION = "/completion"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -26,7 +26,6 @@ from exporter.engines.base import (
     healthy,
     metrics_body,
     status_verdict,
-    without_metrics,
 )
 from exporter.engines.generation import (
     CanaryRequest,
@@ -35,7 +34,7 @@ from exporter.engines.generation import (
     TrainedRequest,
     speed,
 )
-from exporter.engines.json_objects import ObjectReader
+from exporter.engines.json_objects import ObjectReader, read_each
 from exporter.engines.prometheus_text import PageLayout, PageReader
 from exporter.errors import PollError
 from exporter.model import (
@@ -50,10 +49,8 @@ from exporter.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
-
-Record = TypeVar("Record", bound=msgspec.Struct)
 
 ROOT = "/"
 LOADED = "/api/ps"
@@ -64,8 +61,6 @@ METRICS = "/metrics"
 RUNNING = b"Ollama is running"
 MAX_LOADED = 16
 MAX_INSTALLED = 200
-MAX_TRIED = 1000
-"""Records of a list with bad ones that are decoded one by one."""
 NEVER_S = 4_102_444_800.0
 """2100. What expires later never does: `keep_alive: -1` gives 292 years from now."""
 
@@ -139,10 +134,7 @@ def read(answers: Answers) -> Verdict:
     )
     if METRICS in answers:
         values = _with_page(values, answers[METRICS], faults)
-    if not faults:
-        return healthy(values)
-    detail = "; ".join([fault.detail for fault in faults])
-    return without_metrics(faults[0].outcome, clipped(detail), values)
+    return healthy(values, faults)
 
 
 def read_version(answer: Answer | PollError | None) -> str | None:
@@ -175,7 +167,8 @@ def _read_loaded(
         try:
             models = decode_json(_decode_loaded, body, LOADED).models or []
         except PollError:
-            models = _read_each(_read_loaded_model, body, LOADED, faults)
+            raw_models = decode_json(_decode_raw, body, LOADED).models or []
+            models = read_each(_read_loaded_model, raw_models, LOADED, faults)
     except PollError as error:
         faults.append(error)
         return None
@@ -208,7 +201,8 @@ def _read_installed(answer: Answer | PollError, faults: list[PollError]) -> tupl
         try:
             models = decode_json(_decode_installed, body, INSTALLED).models or []
         except PollError:
-            models = _read_each(_read_installed_model, body, INSTALLED, faults)
+            raw_models = decode_json(_decode_raw, body, INSTALLED).models or []
+            models = read_each(_read_installed_model, raw_models, INSTALLED, faults)
     except PollError as error:
         faults.append(error)
         return None
@@ -219,29 +213,6 @@ def _read_installed(answer: Answer | PollError, faults: list[PollError]) -> tupl
 def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return one object for equal names: most instances have the same models, and all keep them."""
     return names
-
-
-def _read_each(
-    read_record: Callable[[msgspec.Raw, str], tuple[Record, Mapping[str, str]]],
-    body: bytes,
-    path: str,
-    faults: list[PollError],
-) -> list[Record]:
-    """Return the records that can be read; what cannot is a fault.
-
-    Raises:
-        PollError: BAD_BODY. The body is no list of models.
-    """
-    records = []
-    for raw in (decode_json(_decode_raw, body, path).models or [])[:MAX_TRIED]:
-        try:
-            record, bad_values = read_record(raw, path)
-        except PollError as error:
-            faults.append(error)
-        else:
-            records.append(record)
-            faults += [PollError(Outcome.BAD_BODY, f"{path}: {why}") for why in bad_values.values()]
-    return records
 
 
 def _expiry_s(expires_at: datetime | None) -> float | None:

@@ -137,3 +137,16 @@ def test_a_router_whose_models_cannot_be_read_is_healthy(body: bytes) -> None:
     verdict = read({"/health": LLAMACPP_OK, "/v1/models": Answer(200, body)})
 
     assert (Outcome.OK, Outcome.BAD_BODY) == (verdict.outcome, verdict.metrics_outcome)
+    assert verdict.values.loaded is None
+
+
+def test_a_bad_record_of_a_routers_list_costs_itself() -> None:
+    good = b'{"id":"b","status":{"value":"loaded"}}'
+    bad = (b'{"id":"a"}', b"7", b'{"id":1,"status":{}}', b'{"id":"c","status":[]}')
+    body = b'{"data":[' + b",".join((*bad, good)) + b"]}"
+
+    verdict = read({"/health": LLAMACPP_OK, "/v1/models": Answer(200, body)})
+
+    assert (LoadedModel("b"),) == verdict.values.loaded
+    assert (Outcome.OK, Outcome.BAD_BODY) == (verdict.outcome, verdict.metrics_outcome)
+    assert "/v1/models: lacks status" in verdict.metrics_detail
