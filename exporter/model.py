@@ -154,6 +154,10 @@ def model_name(name: str) -> str:
     return name.removesuffix(LATEST)
 
 
+MAX_LOADED = 32
+"""Loaded models of an instance that are kept: Ollama keeps three per GPU. More may be loaded."""
+
+
 class LoadedModel(msgspec.Struct, frozen=True, gc=False):
     """A model in an instance's memory. None means that the instance does not say."""
 

@@ -10,6 +10,7 @@ import msgspec
 
 from exporter.counters import MAX_MODELS, CounterState, bounded, speed_now
 from exporter.model import (
+    MAX_LOADED,
     CanaryState,
     Condition,
     HealthCheck,
@@ -194,7 +195,7 @@ def _missing(
 ) -> tuple[Condition, ...]:
     if not listed:
         return () if loaded else (Condition.NOTHING_LOADED,)
-    if listed in loaded:
+    if listed in loaded or len(loaded) >= MAX_LOADED:  # then it may be among those cut off
         return ()
     if installed is None or listed in installed:
         return (Condition.MODEL_NOT_LOADED,)

@@ -31,7 +31,16 @@ from exporter.engines.generation import CanaryRequest, Prompt, TimedLine, events
 from exporter.engines.json_objects import ObjectReader, read_each, read_if_good
 from exporter.engines.prometheus_text import METRICS, PageLayout, PageReader, page_verdict
 from exporter.errors import PollError
-from exporter.model import Answer, Generation, LoadedModel, Outcome, Values, Verdict, model_name
+from exporter.model import (
+    MAX_LOADED,
+    Answer,
+    Generation,
+    LoadedModel,
+    Outcome,
+    Values,
+    Verdict,
+    model_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +54,6 @@ MODELS = "/v1/models"
 PREFIX = b"llamacpp:"
 SWITCHED_OFF = b"not_supported_error"
 MODEL_MISSING = b"model name is missing"
-MAX_LOADED = 16
 
 _page = PageReader(
     PageLayout(

@@ -38,6 +38,7 @@ from exporter.engines.json_objects import ObjectReader, read_each
 from exporter.engines.prometheus_text import PageLayout, PageReader
 from exporter.errors import PollError
 from exporter.model import (
+    MAX_LOADED,
     Answer,
     Context,
     Generation,
@@ -59,7 +60,6 @@ VERSION = "/api/version"
 METRICS = "/metrics"
 
 RUNNING = b"Ollama is running"
-MAX_LOADED = 16
 MAX_INSTALLED = 200
 NEVER_S = 4_102_444_800.0
 """2100. What expires later never does: `keep_alive: -1` gives 292 years from now."""

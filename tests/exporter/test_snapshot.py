@@ -263,6 +263,8 @@ NOT_LOADED, NOT_INSTALLED = Condition.MODEL_NOT_LOADED, Condition.MODEL_NOT_INST
         ("m", (SPLIT,), ("m",), (Condition.ON_CPU,)),
         ("m", (LoadedModel("x"), GPU), None, ()),
         ("m", (LoadedModel("x"),), None, (NOT_LOADED,)),
+        ("m", tuple(LoadedModel(f"x{n}") for n in range(31)), None, (NOT_LOADED,)),
+        ("m", tuple(LoadedModel(f"x{n}") for n in range(32)), None, ()),  # more may be loaded
         ("m", (), ("m",), (NOT_LOADED,)),
         ("m", (), ("x",), (NOT_LOADED, NOT_INSTALLED)),
         ("m", (), (), (NOT_LOADED, NOT_INSTALLED)),

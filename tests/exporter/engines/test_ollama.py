@@ -85,9 +85,9 @@ def test_nothing_loaded_or_installed_is_told_from_not_said(body: bytes) -> None:
 
 
 def test_loaded_models_are_sorted_bounded_and_written_without_latest() -> None:
-    values = with_loaded(*[f'{{"name":"m{n:02}:latest"}}' for n in reversed(range(20))]).values
+    values = with_loaded(*[f'{{"name":"m{n:02}:latest"}}' for n in reversed(range(40))]).values
 
-    assert tuple(f"m{n:02}" for n in range(16)) == values.models
+    assert tuple(f"m{n:02}" for n in range(32)) == values.models
     assert values.loaded is not None
     assert values.models == tuple(model.name for model in values.loaded)
 
