@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.canary import MAX_PATIENT, Canary, CanaryOptions
+from exporter.canary import MAX_PATIENT, CanaryOptions, CanaryScheduler
 from exporter.connection import Bounds
 from exporter.counters import FleetCounters
 from exporter.engines.auto import all_engines
@@ -136,7 +136,7 @@ class Exporter:
         if canary is not None:
             self._run(canary.run(), "canary")
 
-    def _canary(self, fleet_counters: FleetCounters) -> Canary | None:
+    def _canary(self, fleet_counters: FleetCounters) -> CanaryScheduler | None:
         """Return what sends canaries to the poller's instances, if they are switched on."""
         config = self._config
         if not config.canary_period:
@@ -149,7 +149,9 @@ class Exporter:
             prompt=config.canary_prompt,
             max_tokens_per_second=config.metrics_max_tokens_per_second,
         )
-        canary = Canary(options, self._poller, fleet_counters, self._transport, self._clock)
+        canary = CanaryScheduler(
+            options, self._poller, fleet_counters, self._transport, self._clock
+        )
         self._stack.push_async_callback(canary.close)
         return canary
 

@@ -309,14 +309,14 @@ def _post(target: Target, path: str, body: bytes, user_agent: str) -> bytes:
 # The schedule
 
 
-def _may_be_asked(scrape_target: ScrapeTarget) -> bool:
+def _is_eligible(scrape_target: ScrapeTarget) -> bool:
     """Return whether an instance runs, is healthy, and has an engine with a canary."""
     engine = scrape_target.engine
     is_serving = scrape_target.target.state is State.RUNNING and scrape_target.row.is_up is True
     return is_serving and engine is not None and engine.canary is not None
 
 
-class Canary:
+class CanaryScheduler:
     """Sends each instance of a poller its canary when it is due, until it is closed."""
 
     def __init__(
@@ -344,7 +344,7 @@ class Canary:
 
     def __repr__(self) -> str:
         n_waiting = len(self._waiting)
-        return f"<Canary {len(self._tasks) - n_waiting} under way, {n_waiting} waiting>"
+        return f"<CanaryScheduler {len(self._tasks) - n_waiting} under way, {n_waiting} waiting>"
 
     async def run(self) -> None:
         """Start each canary when it is due, until cancelled."""
@@ -375,7 +375,7 @@ class Canary:
             instance_id = scrape_target.target.id
             if instance_id in self._tasks:
                 self._n_late += 1
-            elif _may_be_asked(scrape_target):
+            elif _is_eligible(scrape_target):
                 self._tasks[instance_id] = None
                 self._waiting.append(scrape_target)
         self._start_waiting()
@@ -506,7 +506,7 @@ class Canary:
     def _is_still_due(self, scrape_target: ScrapeTarget) -> bool:
         """Return whether an instance that waited is still there and may be asked."""
         known = self._poller.scrape_targets.get(scrape_target.target.id)
-        return known is scrape_target and _may_be_asked(scrape_target)
+        return known is scrape_target and _is_eligible(scrape_target)
 
     def _log_late(self) -> None:
         if self._n_late:

@@ -58,7 +58,7 @@ class Stay(msgspec.Struct, frozen=True, gc=False):
     """The `keep_alive` of requests."""
     sent_s: float | None = None
     """The `keep_alive` of the last canary."""
-    owed_s: float = 0.0
+    shortened_s: float = 0.0
     """By how much the last canary shortened the stay of later requests."""
 
 
@@ -86,8 +86,8 @@ def watch(stay: Stay | None, model: LoadedModel | None, now_s: float) -> Stay | 
     # A request ended since then. It sent its own `keep_alive`, or got that of the last canary.
     if moved_s < 0 or stay.sent_s is None or expires_s - now_s > stay.sent_s:
         return _new(model.name, expires_s, now_s)
-    owed_s = stay.usual_s - stay.sent_s
-    return msgspec.structs.replace(stay, expires_at_s=expires_s, owed_s=owed_s)
+    shortened_s = stay.usual_s - stay.sent_s
+    return msgspec.structs.replace(stay, expires_at_s=expires_s, shortened_s=shortened_s)
 
 
 def _new(model: str, expires_s: float, now_s: float, *, least_s: float = 0.0) -> Stay:
@@ -97,7 +97,7 @@ def _new(model: str, expires_s: float, now_s: float, *, least_s: float = 0.0) ->
 
 def left_s(stay: Stay, now_s: float) -> float:
     """Return how long the model would still stay loaded if no canary had ever been sent."""
-    return stay.expires_at_s + stay.owed_s - now_s
+    return stay.expires_at_s + stay.shortened_s - now_s
 
 
 def is_leaving(stay: Stay, now_s: float) -> bool:

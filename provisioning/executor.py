@@ -390,7 +390,7 @@ class Executor:
     async def _seen(self, request: StartRequest) -> str:
         """Return why a container is not healthy yet, as far as it could be asked; empty: it is."""
         try:
-            return await self._prober_of(request.node).ask(
+            return await self._prober_of(request.node).probe(
                 request.container.host, request.container.port, request.workload.probe
             )
         except NotAskedError as error:

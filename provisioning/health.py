@@ -227,7 +227,7 @@ class HealthMonitor:
         """Return what is wrong with an instance; empty: nothing; None: the canary was skipped."""
         prober = self._prober_of(target.node)
         if canary is None:
-            return await prober.ask(target.host, target.port, target.probe)
+            return await prober.probe(target.host, target.port, target.probe)
         fault = await prober.generate(
             target.host, target.port, canary, engine=target.engine, model=target.model
         )

@@ -76,7 +76,7 @@ ProberOf = Callable[[str], "Prober"]
 class Prober(Protocol):
     """Sends probes and warm-up requests to instances."""
 
-    async def ask(self, host: str, port: int, probe: Probe) -> str:
+    async def probe(self, host: str, port: int, probe: Probe) -> str:
         """Return why an instance is not healthy, in words; empty: it is.
 
         Raises:

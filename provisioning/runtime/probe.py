@@ -89,7 +89,7 @@ class HttpProber:
         self._stays: dict[tuple[str, int], Stay | None] = {}
         """The stay of the model by host and port of each Ollama that gets canaries."""
 
-    async def ask(self, host: str, port: int, probe: Probe) -> str:
+    async def probe(self, host: str, port: int, probe: Probe) -> str:
         """Return an empty text where the probe's path answers 200 within its time."""
         url = _url(host, port, probe.path)
         try:

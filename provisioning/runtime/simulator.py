@@ -88,7 +88,7 @@ class MemoryProber:
     def __init__(self, memory: Memory) -> None:
         self._addresses = memory.addresses
 
-    async def ask(self, host: str, port: int, probe: Probe) -> str:
+    async def probe(self, host: str, port: int, probe: Probe) -> str:
         """Return an empty text where a container has the address."""
         if (host, port) in self._addresses:
             return ""

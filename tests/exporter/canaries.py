@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from exporter.canary import Canary, CanaryOptions
+from exporter.canary import CanaryOptions, CanaryScheduler
 from exporter.model import CanaryOutcome, CanaryState
 from tests.exporter.engines.bodies import LLAMACPP_METRICS
 from tests.exporter.engines.test_generation import LLAMACPP_LINES
@@ -21,7 +21,7 @@ ANSWER = b"\n\n".join(LLAMACPP_LINES) + b"\n\n"
 
 
 @asynccontextmanager
-async def canarying(polled: Polled, **changed: Any) -> AsyncIterator[Canary]:
+async def canarying(polled: Polled, **changed: Any) -> AsyncIterator[CanaryScheduler]:
     """Send canaries to what is polled until the block ends."""
     given = {"period_s": PERIOD_S, "concurrency": 20, "timeout_s": 100.0, "n_tokens": 8}
     options = CanaryOptions(
@@ -29,7 +29,7 @@ async def canarying(polled: Polled, **changed: Any) -> AsyncIterator[Canary]:
     )
     targets = [scrape_target.target for scrape_target in polled.poller.scrape_targets.values()]
     await polled.update()
-    canary = Canary(
+    canary = CanaryScheduler(
         options,
         polled.poller,
         polled.fleet_counters,

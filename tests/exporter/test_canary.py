@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import trustme
 
-from exporter.canary import Canary, CanaryResult, TimedConnection, next_state
+from exporter.canary import CanaryResult, CanaryScheduler, TimedConnection, next_state
 from exporter.model import CanaryOutcome, CanaryState, State, Target
 from tests.conftest import StartLlamaServer
 from tests.exporter.canaries import (
@@ -167,7 +167,9 @@ async def test_one_that_waits_for_its_re_poll_makes_no_room() -> None:
             assert 1 == await most_under_way(polled, canary, CanaryOutcome.STALLED, n=3)
 
 
-async def most_under_way(polled: Polled, canary: Canary, until: CanaryOutcome, *, n: int) -> int:
+async def most_under_way(
+    polled: Polled, canary: CanaryScheduler, until: CanaryOutcome, *, n: int
+) -> int:
     """Return how many canaries were under way at most, until so many more have ended so."""
     before, most = n_results(polled, until), 0
     while n_results(polled, until) < before + n:

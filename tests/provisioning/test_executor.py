@@ -71,8 +71,8 @@ class Scripted:
     async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
         raise NotImplementedError
 
-    async def ask(self, host: str, port: int, probe: Probe) -> str:
-        self.calls.append(f"ask {host}:{port}{probe.path}")
+    async def probe(self, host: str, port: int, probe: Probe) -> str:
+        self.calls.append(f"probe {host}:{port}{probe.path}")
         answer = self.answers.pop(0) if self.answers else ""
         if isinstance(answer, NotAskedError):
             raise answer
@@ -114,8 +114,8 @@ def test_a_start_makes_the_container_waits_for_health_and_warms_it_up() -> None:
 
     outcome, _ = start(script)
 
-    ask = f"ask 127.0.0.1:{CONTAINER.port}/health"
-    assert ["start", ask, ask, "warm up 0"] == script.calls
+    probe = f"probe 127.0.0.1:{CONTAINER.port}/health"
+    assert ["start", probe, probe, "warm up 0"] == script.calls
     assert (Result.DONE, "", 1) == (outcome.result, outcome.fault, outcome.n_tries)
 
 
@@ -235,7 +235,7 @@ def test_health_is_looked_at_often_first_and_every_second_later() -> None:
 
     start(script, Limits(tries=1, start_timeout_s=30.0))
 
-    n_asked = sum(call.startswith("ask") for call in script.calls)
+    n_asked = sum(call.startswith("probe") for call in script.calls)
     assert 30 <= n_asked <= 45
 
 
@@ -344,11 +344,11 @@ def test_a_container_that_was_seen_to_end_is_not_waited_for(at_s: float, log: st
 def test_a_healthy_answer_where_the_container_has_ended_is_another_processs() -> None:
     script = Scripted()
 
-    async def ask(host: str, port: int, probe: Probe) -> str:
+    async def probe(host: str, port: int, probe: Probe) -> str:
         made.note_ended(NAME, "its container has exited, status 1", at_s=EPOCH_S + 1.0)
         return ""
 
-    script.ask = ask  # type: ignore[method-assign]
+    script.probe = probe  # type: ignore[method-assign]
     made = executor(script)
 
     outcome, _ = run(lambda: made.start(ORDER, LIMITS))

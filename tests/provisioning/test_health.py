@@ -47,7 +47,7 @@ class Answering:
         await VirtualClock().sleep(self.canary_takes_s)
         return self.canary_fault
 
-    async def ask(self, host: str, port: int, probe: Probe) -> str:
+    async def probe(self, host: str, port: int, probe: Probe) -> str:
         self.asked_s[port].append(VirtualClock().unix_s() - EPOCH_S)
         await VirtualClock().sleep(self.takes_s)
         fault = self.fault_by_port.get(port, "")

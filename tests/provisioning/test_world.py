@@ -124,10 +124,10 @@ def test_a_silent_node_answers_nothing_and_its_containers_go_on() -> None:
             await runtime.start(container(2))
         with pytest.raises(NodeUnreachableError, match=NODE):
             await runtime.remove(container().name, grace_s=1.0)
-        assert "refused" in await SimulatedProber(world).ask("127.0.0.1", 20_001, Probe())
+        assert "refused" in await SimulatedProber(world).probe("127.0.0.1", 20_001, Probe())
 
         world.restore(NODE)
         assert [container().name] == [one.name for one in await runtime.containers()]
-        assert "" == await SimulatedProber(world).ask("127.0.0.1", 20_001, Probe())
+        assert "" == await SimulatedProber(world).probe("127.0.0.1", 20_001, Probe())
 
     virtual_run(scene())

@@ -350,7 +350,7 @@ class SimulatedProber:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def ask(self, host: str, port: int, probe: Probe) -> str:
+    async def probe(self, host: str, port: int, probe: Probe) -> str:
         """Return why an instance is not healthy, in words; empty: it is."""
         held = self._reached(host, port)
         if held is None:

@@ -104,7 +104,7 @@ def test_a_canary_is_not_taken_for_a_request() -> None:
 
     assert stay is not None
     assert after is not None
-    assert (stay.usual_s, stay.sent_s, 0.0) == (after.usual_s, after.sent_s, after.owed_s)
+    assert (stay.usual_s, stay.sent_s, 0.0) == (after.usual_s, after.sent_s, after.shortened_s)
     assert "192.300s" == keep_alive(model(0), after, NOW_S + 110)
 
 

@@ -82,7 +82,7 @@ async def test_a_real_llama_server_serves_from_a_container(
     await runtime.start(container)
 
     async def is_healthy() -> bool:
-        return "" == await prober.ask("127.0.0.1", container.port, Probe())
+        return "" == await prober.probe("127.0.0.1", container.port, Probe())
 
     try:
         await eventually(is_healthy)

@@ -57,14 +57,14 @@ async def test_in_memory_and_real_instances_at_one_address_are_never_taken_for_e
     container = container_spec("test", pool(), memory, instance(node="memory", port=free_port()))
     await opened[0].start(container)
 
-    assert "" == await runtimes.prober("memory").ask(container.host, container.port, Probe())
-    assert "cannot be asked" in await runtimes.prober("real").ask(
+    assert "" == await runtimes.prober("memory").probe(container.host, container.port, Probe())
+    assert "cannot be asked" in await runtimes.prober("real").probe(
         container.host, container.port, Probe()
     )
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         stranger.setblocking(False)
         port = stranger.getsockname()[1]
-        assert "simulated" in await runtimes.prober("memory").ask("127.0.0.1", port, Probe())
+        assert "simulated" in await runtimes.prober("memory").probe("127.0.0.1", port, Probe())
         with pytest.raises(BlockingIOError):
             stranger.accept()
 

@@ -75,14 +75,14 @@ async def test_an_instance_that_answers_200_is_healthy(prober: Prober, serve: Se
 
     port = await serve(answer)
 
-    assert "" == await prober.ask(HOST, port, Probe(path="/up?deep=1", timeout_s=60.0))
+    assert "" == await prober.probe(HOST, port, Probe(path="/up?deep=1", timeout_s=60.0))
 
 
 @pytest.mark.parametrize("status", [204, 301, 404, 500, 503])
 async def test_any_other_answer_is_told(prober: Prober, serve: Serve, status: int) -> None:
     port = await serve(answering(status, Location="/health"))
 
-    said = await prober.ask(HOST, port, PROBE)
+    said = await prober.probe(HOST, port, PROBE)
 
     assert said.startswith(f"http://{HOST}:{port}/health answers {status} ")
 
@@ -92,7 +92,7 @@ async def test_an_instance_that_hangs_is_told_after_the_probes_time(
 ) -> None:
     port = await serve(hang)
 
-    said = await prober.ask(HOST, port, Probe(timeout_s=0.1))
+    said = await prober.probe(HOST, port, Probe(timeout_s=0.1))
 
     assert f"http://{HOST}:{port}/health does not answer within 0.1 s" == said
 
@@ -105,10 +105,10 @@ async def test_without_a_descriptor_an_instance_is_not_asked(
         raise socket.gaierror(socket.EAI_AGAIN, "as resolvers do without a descriptor")
 
     monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", resolve)
-    await prober.ask(HOST, free_port(), PROBE)  # what a first question loads takes descriptors
+    await prober.probe(HOST, free_port(), PROBE)  # what a first question loads takes descriptors
 
     with no_descriptor_left(), pytest.raises(NotAskedError, match="was not asked"):
-        await prober.ask(host, 1, PROBE)
+        await prober.probe(host, 1, PROBE)
 
 
 @contextmanager
