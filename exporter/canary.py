@@ -24,6 +24,7 @@ from exporter.instance_client import InstanceClient, TransportConfig
 from exporter.model import CanaryOutcome, CanaryState, Context, Generation, Outcome, State
 from exporter.poller import Wheel
 from ollama_fleet import keep_alive
+from ollama_fleet.canary_outcome import SKIPPED
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -77,7 +78,6 @@ class CanaryResult(msgspec.Struct, frozen=True, gc=False):
 NOT_LOADED = CanaryResult(CanaryOutcome.SKIPPED_NOT_LOADED, "the model is not loaded")
 LEAVING = CanaryResult(CanaryOutcome.SKIPPED_NOT_LOADED, "the model is about to be unloaded")
 BUSY = CanaryResult(CanaryOutcome.SKIPPED_BUSY, "requests run or wait")
-SKIPPED = frozenset((CanaryOutcome.SKIPPED_BUSY, CanaryOutcome.SKIPPED_NOT_LOADED))
 
 
 MAX_PATIENT = 10

@@ -11,6 +11,7 @@ import msgspec
 
 from exporter.catalogue import BOUNDARIES_S
 from exporter.catalogue import Condition as Condition  # alerts name its members too
+from ollama_fleet.canary_outcome import CanaryOutcome as CanaryOutcome  # the provisioner's, too
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
@@ -75,18 +76,6 @@ class HealthCheck(StrEnum):
     POLL = "poll"
     CANARY = "canary"
     """Its polls, and whether its canaries stall."""
-
-
-class CanaryOutcome(StrEnum):
-    """How one canary ended; the label value `outcome` of the canaries' results."""
-
-    __hash__ = str.__hash__
-
-    OK = "ok"
-    STALLED = "stalled"
-    ERROR = "error"
-    SKIPPED_BUSY = "skipped_busy"
-    SKIPPED_NOT_LOADED = "skipped_not_loaded"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 
 import msgspec
 
+from ollama_fleet.canary_outcome import SKIPPED
 from ollama_fleet.clock import Clock
 from provisioning import descriptors
 from provisioning.actions import Unhealthy
@@ -79,22 +79,6 @@ class ProbeState:
         self.is_under_way = False
         self.is_reset = False
         """Its failures were reset, and it has not passed since."""
-
-
-class CanaryOutcome(StrEnum):
-    """How a canary ended."""
-
-    OK = "ok"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    """Not sent: the instance is busy, or has its model not loaded."""
-
-    @classmethod
-    def of(cls, fault: str | None) -> CanaryOutcome:
-        """Return the outcome of what a prober said; see `Prober.generate`."""
-        if fault is None:
-            return cls.SKIPPED
-        return cls.FAILED if fault else cls.OK
 
 
 class HealthMonitor:
@@ -228,11 +212,11 @@ class HealthMonitor:
         prober = self._prober_of(target.node)
         if canary is None:
             return await prober.probe(target.host, target.port, target.probe)
-        fault = await prober.generate(
+        result = await prober.generate(
             target.host, target.port, canary, engine=target.engine, model=target.model
         )
-        self._canaries[CanaryOutcome.of(fault)] += 1
-        return fault
+        self._canaries[result.outcome] += 1
+        return None if result.outcome in SKIPPED else result.fault
 
     def _log_shortage(self, instance_id: str, error: NotAskedError) -> None:
         self._events.event(

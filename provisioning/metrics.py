@@ -19,8 +19,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from ollama_fleet.canary_outcome import CanaryOutcome
 from ollama_fleet.clock import Clock
-from provisioning.health import CanaryOutcome
 from provisioning.lifecycle import Kind, Operation, Outcome, Result
 from provisioning.model import Instance, Phase, Reason
 from provisioning.report import Report
@@ -139,8 +139,10 @@ class Metrics:
             self._replacements.labels(reason)
         self._canaries = self._counter(
             "canaries_total",
-            "Canaries of pools with health.canary, by outcome. skipped: not sent, because the "
-            "instance is busy or its model is not loaded.",
+            "Canaries of pools with health.canary, by outcome. ok: the tokens came. stalled: no "
+            "answer before the timeout. error: a bad answer or no connection. skipped_busy: the "
+            "instance has other requests. skipped_not_loaded: the model is not in memory, is about "
+            "to be unloaded, could be loaded again by the canary, or does not generate.",
             "outcome",
         )
         for outcome in CanaryOutcome:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from ollama_fleet.canary_outcome import CanaryOutcome
 from provisioning.model import (
     Canary,
     ContainerSpec,
@@ -73,6 +74,14 @@ ProberOf = Callable[[str], "Prober"]
 """Gives what reaches the instances of a node, by its name."""
 
 
+class CanaryResult(NamedTuple):
+    """How one canary ended."""
+
+    outcome: CanaryOutcome
+    fault: str = ""
+    """What is wrong with the instance, in words; empty: nothing, or nothing is known."""
+
+
 class Prober(Protocol):
     """Sends probes and warm-up requests to instances."""
 
@@ -86,10 +95,8 @@ class Prober(Protocol):
 
     async def generate(
         self, host: str, port: int, canary: Canary, *, engine: str, model: str
-    ) -> str | None:
-        """Return why an instance does not generate, in words; empty: it does.
-
-        None: it was not asked, as it serves a request or has the model not loaded.
+    ) -> CanaryResult:
+        """Return whether an instance generates.
 
         Raises:
             NotAskedError: This machine lacks what sending a canary takes.

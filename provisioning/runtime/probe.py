@@ -15,6 +15,7 @@ from http import HTTPStatus
 import aiohttp
 
 from ollama_fleet.bounded_http import BodyTooLargeError, read_body
+from ollama_fleet.canary_outcome import CanaryOutcome
 from ollama_fleet.keep_alive import (
     Stay,
     after_canary,
@@ -26,6 +27,7 @@ from ollama_fleet.keep_alive import (
 from provisioning.descriptors import SHORTAGES
 from provisioning.errors import NotAskedError, ResourceExhaustedError, TransientError
 from provisioning.model import Canary, Probe, RequestsPage, WarmUp
+from provisioning.runtime.base import CanaryResult
 from provisioning.runtime.canary import (
     BODY_BY_PATH,
     LOADED_PATH,
@@ -72,6 +74,9 @@ MAX_PAGE_BYTES = 1_000_000
 """Maximum size of a page that counts requests or lists models; a longer one counts as none."""
 FAILED = ("500", "502", "504")
 """Statuses with which a canary has failed."""
+TOO_BUSY = ("429", "503")
+BUSY = CanaryResult(CanaryOutcome.SKIPPED_BUSY)
+NOT_LOADED = CanaryResult(CanaryOutcome.SKIPPED_NOT_LOADED)
 MAX_CONTEXTS = 1000
 """Models whose trained context is remembered."""
 
@@ -110,8 +115,8 @@ class HttpProber:
 
     async def generate(
         self, host: str, port: int, canary: Canary, *, engine: str, model: str
-    ) -> str | None:
-        """Send a canary: empty if it succeeds, else what is wrong; None if it says nothing.
+    ) -> CanaryResult:
+        """Send a canary, unless it could disturb somebody.
 
         503 means busy, 4xx that the model does not generate: both say nothing of its health. 502
         and 504 are a proxy's words for a dead or frozen server.
@@ -121,14 +126,14 @@ class HttpProber:
             return await self._generate_by_ollama(host, port, canary, model)
         page, _ = await self._page(_url(host, port, kind.requests.path))
         if is_any_above_zero(page, kind.requests.names):
-            return None
+            return BUSY
         body = BODY_BY_PATH[kind.canary_path]
         request = WarmUp(path=kind.canary_path, body=body, timeout_s=canary.timeout_s)
-        return await self._canary_fault(host, port, request)
+        return await self._canary_result(host, port, request)
 
     async def _generate_by_ollama(
         self, host: str, port: int, canary: Canary, model: str
-    ) -> str | None:
+    ) -> CanaryResult:
         """Send a canary that neither loads a model nor changes when one is unloaded."""
         page, date = await self._page(_url(host, port, LOADED_PATH))
         offset_s = clock_offset_s(date, time.time())
@@ -136,35 +141,39 @@ class HttpProber:
         stay = watch(self._stays.get((host, port)), loaded, time.time() + offset_s)
         self._stays[host, port] = stay
         if loaded is None or (stay is not None and is_leaving(stay, time.time() + offset_s)):
-            return None
+            return NOT_LOADED
         n_trained = await self._trained_context(host, port, loaded)
         if n_trained is None:
-            return None  # it could reload the model
+            return NOT_LOADED  # it could be loaded again
         sent_s = time.time() + offset_s
         kept = keep_alive(loaded, stay, sent_s)
         if kept is None:
-            return None  # it serves a request, or does not say when it unloads the model
+            return BUSY  # it serves a request, or does not say when it unloads the model
         body = ollama_body(loaded, kept, n_trained=n_trained)
         request = WarmUp(path=GENERATE_PATH, body=body, timeout_s=canary.timeout_s)
         try:
-            return await self._canary_fault(host, port, request)
+            return await self._canary_result(host, port, request)
         finally:
             self._stays[host, port] = after_canary(stay, sent_s, time.time() + offset_s)
 
-    async def _canary_fault(self, host: str, port: int, request: WarmUp) -> str | None:
-        """Send a canary: empty if it succeeds, else what is wrong; None if it says nothing."""
+    async def _canary_result(self, host: str, port: int, request: WarmUp) -> CanaryResult:
         url = _url(host, port, request.path)
         try:
             status, said = await self._answer(url, request)
         except TimeoutError:
-            return f"canary stalled: {url} does not answer within {request.timeout_s:g} s"
+            fault = f"canary stalled: {url} does not answer within {request.timeout_s:g} s"
+            return CanaryResult(CanaryOutcome.STALLED, fault)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if _is_shortage(error):
                 raise NotAskedError(f"{url} was not asked: {_words(error)}") from error
-            return f"canary failed: {url} cannot be asked: {_words(error)}"
+            fault = f"canary failed: {url} cannot be asked: {_words(error)}"
+            return CanaryResult(CanaryOutcome.ERROR, fault)
         if status.startswith(FAILED):
-            return f"canary failed: {url} answers {status}: {said}"
-        return "" if _is_good(status) else None
+            fault = f"canary failed: {url} answers {status}: {said}"
+            return CanaryResult(CanaryOutcome.ERROR, fault)
+        if status.startswith(TOO_BUSY):
+            return BUSY
+        return CanaryResult(CanaryOutcome.OK) if _is_good(status) else NOT_LOADED
 
     async def warm_up(
         self, host: str, port: int, requests: Sequence[WarmUp], *, store: str = ""

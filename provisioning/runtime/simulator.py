@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 from aiohttp.http_exceptions import HttpProcessingError
 
+from ollama_fleet.canary_outcome import CanaryOutcome
 from provisioning.errors import (
     ContainerError,
     NodeUnreachableError,
@@ -29,6 +30,7 @@ from provisioning.model import (
     RequestsPage,
     WarmUp,
 )
+from provisioning.runtime.base import CanaryResult
 
 TIMEOUT_S = 10.0
 UNANSWERED = (aiohttp.ClientError, HttpProcessingError, TimeoutError, ValueError)
@@ -96,9 +98,9 @@ class MemoryProber:
 
     async def generate(
         self, host: str, port: int, canary: Canary, *, engine: str, model: str
-    ) -> str | None:
-        """Say that it was not asked: these generate nothing."""
-        return None
+    ) -> CanaryResult:
+        """Say that it was not asked: these have no model."""
+        return CanaryResult(CanaryOutcome.SKIPPED_NOT_LOADED)
 
     async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
         """Say no: these take no requests, and so count none."""

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
+from ollama_fleet.canary_outcome import CanaryOutcome
 from provisioning import health
 from provisioning.errors import NotAskedError
 from provisioning.health import LOOK_S, NOTICE_S, DrainMonitor, HealthMonitor, ProbeTarget
 from provisioning.model import Canary, Phase, Probe, Reason, RequestsPage, Rotation, WarmUp
+from provisioning.runtime.base import CanaryResult
 from provisioning.spec.defaults import ENGINES
 from provisioning.store.base import StoredInstance
 from tests.provisioning.making import CHAT, fleet, instance, pool
@@ -32,7 +34,7 @@ class Answering:
         self.fault_by_port: dict[int, str] = {}
         self.asked_s: dict[int, list[float]] = defaultdict(list)
         self.takes_s = 0.0
-        self.canary_fault: str | None = ""
+        self.canary = CanaryResult(CanaryOutcome.OK)
         self.canaries_s: dict[int, list[float]] = defaultdict(list)
         self.canary_takes_s = 0.0
 
@@ -41,11 +43,11 @@ class Answering:
 
     async def generate(
         self, host: str, port: int, canary: Canary, *, engine: str, model: str
-    ) -> str | None:
+    ) -> CanaryResult:
         assert (CANARY, "ollama", "tiny") == (canary, engine, model)
         self.canaries_s[port].append(VirtualClock().unix_s() - EPOCH_S)
         await VirtualClock().sleep(self.canary_takes_s)
-        return self.canary_fault
+        return self.canary
 
     async def probe(self, host: str, port: int, probe: Probe) -> str:
         self.asked_s[port].append(VirtualClock().unix_s() - EPOCH_S)
@@ -356,19 +358,22 @@ def test_after_a_stall_each_is_asked_once() -> None:
     assert len(virtual_run(scene()).prober.asked_s[1]) <= 2
 
 
-STALLED = "canary stalled: it does not answer within 30 s"
+STALLED = CanaryResult(CanaryOutcome.STALLED, "canary stalled: it does not answer within 30 s")
+BUSY = CanaryResult(CanaryOutcome.SKIPPED_BUSY)
+NOT_LOADED = CanaryResult(CanaryOutcome.SKIPPED_NOT_LOADED)
 
 
 def test_what_answers_its_health_check_and_does_not_generate_is_unhealthy_until_it_does() -> None:
     async def scene() -> Scene:
         made = Scene()
         made.monitor.watch("a", canary_target())
-        made.prober.canary_fault = STALLED
+        made.prober.canary = STALLED
         await made.run(60.0)
         assert {} == made.monitor.unhealthy
         await made.run(60.0)
-        assert f"failed 2 canaries in a row, last: {STALLED}" == made.monitor.unhealthy["a"].fault
-        made.prober.canary_fault = ""
+        expected = f"failed 2 canaries in a row, last: {STALLED.fault}"
+        assert expected == made.monitor.unhealthy["a"].fault
+        made.prober.canary = CanaryResult(CanaryOutcome.OK)
         await made.run(60.0)
         return made
 
@@ -385,19 +390,20 @@ def test_a_canary_that_was_not_sent_is_no_news() -> None:
     async def scene() -> Scene:
         made = Scene()
         made.monitor.watch("a", canary_target())
-        for fault in (None, STALLED, None, None):
-            made.prober.canary_fault = fault
+        for result in (BUSY, STALLED, NOT_LOADED, BUSY):
+            made.prober.canary = result
             await made.run(60.0)
         assert {} == made.monitor.unhealthy
-        for fault in (STALLED, None):
-            made.prober.canary_fault = fault
+        for result in (STALLED, NOT_LOADED):
+            made.prober.canary = result
             await made.run(60.0)
         return made
 
     made = virtual_run(scene())
 
     assert ["a"] == list(made.monitor.unhealthy)
-    assert {"failed": 2, "skipped": 4} == made.monitor.take_canaries()
+    expected = {"stalled": 2, "skipped_busy": 2, "skipped_not_loaded": 2}
+    assert expected == made.monitor.take_canaries()
     assert {} == made.monitor.take_canaries()
 
 
@@ -424,7 +430,7 @@ def test_the_silence_of_a_node_excuses_canaries_too() -> None:
     async def scene() -> Scene:
         made = Scene()
         made.monitor.watch("a", canary_target())
-        made.prober.canary_fault = STALLED
+        made.prober.canary = STALLED
         await made.run(60.0)
         made.monitor.reset_failures("n1")
         await made.run(60.0)
@@ -450,7 +456,7 @@ def test_a_frozen_instance_is_replaced_and_one_that_drains_gets_no_canary() -> N
             new = slow.workload.replace(model="new")
             await stage.put_spec(fleet(slow.replace(workload=new)))
             await stage.until(lambda: stage.instances[0].phase is Phase.DRAINING)
-            assert {"failed": 2} == stage.counters.canaries
+            assert {"stalled": 2} == stage.counters.canaries
             n_before = stage.world.n_canaries
             await VirtualClock().sleep(drain_s - 60.0)
             assert stage.instances[0].phase is Phase.DRAINING

@@ -81,11 +81,12 @@ def test_operations_are_counted_by_how_they_ended(metrics: Metrics) -> None:
 def test_a_reconcile_says_what_it_found_and_when(metrics: Metrics) -> None:
     given_up = {Reason.UNHEALTHY: 2, "out_of_memory": 1}
     report = Report(1, 10, 9, {}, n_running=3, n_waiting=4, reasons=given_up, duration_s=0.25)
-    metrics.reconcile_ended(msgspec.structs.replace(report, canaries={"ok": 7, "skipped": 2}))
+    metrics.reconcile_ended(msgspec.structs.replace(report, canaries={"ok": 7, "stalled": 2}))
 
     found = samples(metrics)
     assert (7.0, 2.0, 0.0) == tuple(
-        found[f'canaries_total{{outcome="{outcome}"}}'] for outcome in ("ok", "skipped", "failed")
+        found[f'canaries_total{{outcome="{outcome}"}}']
+        for outcome in ("ok", "stalled", "skipped_busy")
     )
     assert 4.0 == found["waiting_operations"]
     assert (2.0, 1.0, 0.0) == tuple(

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 
+from ollama_fleet.canary_outcome import CanaryOutcome
 from ollama_fleet.clock import Clock, wait_at_most
 from provisioning.errors import (
     NodeUnreachableError,
@@ -24,6 +25,7 @@ from provisioning.model import (
     RequestsPage,
     WarmUp,
 )
+from provisioning.runtime.base import CanaryResult
 
 NEVER_S = float("inf")
 KILLED = -9
@@ -361,14 +363,18 @@ class SimulatedProber:
 
     async def generate(
         self, host: str, port: int, canary: Canary, *, engine: str, model: str
-    ) -> str | None:
+    ) -> CanaryResult:
         """Return after the canary's time that an instance stalls which is frozen."""
         self._world.n_canaries += 1
         held = self._reached(host, port)
         if held is not None and held.is_frozen:
             await self._world.clock.sleep(canary.timeout_s)
-            return f"canary stalled: no answer within {canary.timeout_s:g} s (simulated)"
-        return "" if held is not None else f"canary failed: {host}:{port}: connection refused"
+            fault = f"canary stalled: no answer within {canary.timeout_s:g} s (simulated)"
+            return CanaryResult(CanaryOutcome.STALLED, fault)
+        if held is None:
+            fault = f"canary failed: {host}:{port}: connection refused"
+            return CanaryResult(CanaryOutcome.ERROR, fault)
+        return CanaryResult(CanaryOutcome.OK)
 
     async def is_idle(self, host: str, port: int, page: RequestsPage) -> bool:
         """Say no: these take no requests, and so count none."""

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from ollama_fleet.canary_outcome import CanaryOutcome
 from provisioning.model import Canary
+from provisioning.runtime.base import CanaryResult
 from provisioning.runtime.canary import LoadedModel, loaded_model, ollama_body, trained_context
 from provisioning.runtime.probe import HttpProber
 from tests.llama import llama_server
@@ -23,6 +25,9 @@ HOST = "127.0.0.1"
 NOW_S = 1_800_000_000.0
 QUICK = Canary(timeout_s=0.2)
 PATIENT = Canary(timeout_s=60.0)
+OK = CanaryResult(CanaryOutcome.OK)
+BUSY = CanaryResult(CanaryOutcome.SKIPPED_BUSY)
+NOT_LOADED = CanaryResult(CanaryOutcome.SKIPPED_NOT_LOADED)
 
 
 class Fake:
@@ -88,14 +93,14 @@ async def prober() -> AsyncIterator[HttpProber]:
 
 async def sent(
     prober: HttpProber, port: int, engine: str = "ollama", canary: Canary = PATIENT
-) -> str | None:
+) -> CanaryResult:
     return await prober.generate(HOST, port, canary, engine=engine, model="tiny")
 
 
 async def test_ollama_generates_a_few_tokens_and_keeps_the_model_as_long_as_before(
     prober: HttpProber, fake: Fake
 ) -> None:
-    assert "" == await sent(prober, fake.port)
+    assert OK == await sent(prober, fake.port)
 
     (asked,) = fake.asked
     assert {"num_predict": 4} == asked.pop("options")
@@ -126,7 +131,7 @@ def seconds(duration: str) -> float:
 async def test_a_model_that_never_expires_stays_so(prober: HttpProber, fake: Fake) -> None:
     fake.loaded = [listed("2318-04-25T06:42:32.329310091+02:00")]
 
-    assert "" == await sent(prober, fake.port)
+    assert OK == await sent(prober, fake.port)
 
     assert -1 == fake.asked[0]["keep_alive"]
 
@@ -142,7 +147,7 @@ async def test_a_model_is_asked_with_the_context_it_is_loaded_with(
     """With another one Ollama loads it again; what the longest one was asked as is not known."""
     fake.loaded = [listed(context_length=n_loaded)]
 
-    assert ["", ""] == [await sent(prober, fake.port) for _ in range(2)]
+    assert [OK, OK] == [await sent(prober, fake.port) for _ in range(2)]
 
     assert [options, options] == [asked["options"] for asked in fake.asked]
     assert 1 == fake.n_shown
@@ -154,23 +159,23 @@ async def test_no_canary_is_sent_while_the_trained_context_is_not_known(
     """With another context Ollama loads the model again."""
     fake.loaded, fake.n_trained = [listed(context_length=8192)], 0
 
-    assert await sent(prober, fake.port) is None
+    assert NOT_LOADED == await sent(prober, fake.port)
 
     assert [] == fake.asked
 
 
 @pytest.mark.parametrize(
-    "loaded",
+    ("loaded", "expected"),
     [
-        [],
-        None,
-        [{**listed(), "name": "tiny:8b"}],
-        [listed("2027-01-15T08:02:00Z")],
-        [listed("2027-01-15T07:00:00Z")],
-        [listed("soon")],
-        [listed("9999-12-31T23:59:59+00:00x")],
-        {"name": "tiny"},
-        [listed(digest="d" * 1000)],
+        ([], NOT_LOADED),
+        (None, NOT_LOADED),
+        ([{**listed(), "name": "tiny:8b"}], NOT_LOADED),
+        ([listed("2027-01-15T08:02:00Z")], NOT_LOADED),
+        ([listed("2027-01-15T07:00:00Z")], BUSY),
+        ([listed("soon")], BUSY),
+        ([listed("9999-12-31T23:59:59+00:00x")], BUSY),
+        ({"name": "tiny"}, NOT_LOADED),
+        ([listed(digest="d" * 1000)], NOT_LOADED),
     ],
     ids=[
         "none",
@@ -185,11 +190,11 @@ async def test_no_canary_is_sent_while_the_trained_context_is_not_known(
     ],
 )
 async def test_a_model_that_is_not_loaded_or_serves_is_left_alone(
-    prober: HttpProber, fake: Fake, loaded: object
+    prober: HttpProber, fake: Fake, loaded: object, expected: CanaryResult
 ) -> None:
     fake.loaded = loaded
 
-    assert await sent(prober, fake.port) is None
+    assert expected == await sent(prober, fake.port)
 
     assert [] == fake.asked
 
@@ -217,43 +222,45 @@ async def test_what_does_not_answer_a_canary_in_time_stalls(
 
     said = await sent(prober, fake.port, engine, QUICK)
 
-    assert said is not None
-    assert said.startswith(f"canary stalled: http://{HOST}:{fake.port}/")
-    assert said.endswith(" does not answer within 0.2 s")
+    assert CanaryOutcome.STALLED is said.outcome
+    assert said.fault.startswith(f"canary stalled: http://{HOST}:{fake.port}/")
+    assert said.fault.endswith(" does not answer within 0.2 s")
 
 
 @pytest.mark.parametrize(
-    ("status", "fault"),
+    ("status", "outcome", "fault"),
     [
-        (200, ""),
-        (400, None),
-        (503, None),
-        (500, "/api/generate answers 500 Internal Server Error: said"),
-        (502, "/api/generate answers 502 Bad Gateway: said"),
-        (504, "/api/generate answers 504 Gateway Timeout: said"),
+        (200, CanaryOutcome.OK, ""),
+        (400, CanaryOutcome.SKIPPED_NOT_LOADED, ""),
+        (429, CanaryOutcome.SKIPPED_BUSY, ""),
+        (503, CanaryOutcome.SKIPPED_BUSY, ""),
+        (500, CanaryOutcome.ERROR, "/api/generate answers 500 Internal Server Error: said"),
+        (502, CanaryOutcome.ERROR, "/api/generate answers 502 Bad Gateway: said"),
+        (504, CanaryOutcome.ERROR, "/api/generate answers 504 Gateway Timeout: said"),
     ],
 )
 async def test_an_answer_of_a_broken_server_is_a_failure_and_a_refusal_is_no_news(
-    prober: HttpProber, fake: Fake, status: int, fault: str | None
+    prober: HttpProber, fake: Fake, status: int, outcome: CanaryOutcome, fault: str
 ) -> None:
     fake.status = status
 
     said = await sent(prober, fake.port)
 
-    assert fault == (said and said.removeprefix(f"canary failed: http://{HOST}:{fake.port}"))
+    found = said.fault.removeprefix(f"canary failed: http://{HOST}:{fake.port}")
+    assert (outcome, fault) == (said.outcome, found)
 
 
-BUSY = "llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n"
-IDLE = BUSY.replace("1", "0")
+WORKING = "llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n"
+IDLE = WORKING.replace("1", "0")
 
 
-@pytest.mark.parametrize(("figures", "n_asked"), [("", 1), (IDLE, 1), (BUSY, 0)])
+@pytest.mark.parametrize(("figures", "n_asked"), [("", 1), (IDLE, 1), (WORKING, 0)])
 async def test_a_llama_server_gets_a_canary_unless_it_says_that_it_is_busy(
     prober: HttpProber, fake: Fake, figures: str, n_asked: int
 ) -> None:
     fake.figures = figures
 
-    assert (None, "")[n_asked] == await sent(prober, fake.port, "llamacpp")
+    assert (BUSY, OK)[n_asked] == await sent(prober, fake.port, "llamacpp")
 
     assert [{"prompt": "Hi", "n_predict": 4}] * n_asked == fake.asked
 
@@ -262,7 +269,7 @@ async def test_a_llama_server_gets_a_canary_unless_it_says_that_it_is_busy(
 async def test_other_servers_get_a_completion_of_openais(
     prober: HttpProber, fake: Fake, engine: str
 ) -> None:
-    assert "" == await sent(prober, fake.port, engine)
+    assert OK == await sent(prober, fake.port, engine)
 
     assert [{"prompt": "Hi", "max_tokens": 4}] == fake.asked
 
@@ -271,19 +278,18 @@ async def test_a_real_llama_server_generates_and_stalls_while_it_is_frozen(
     prober: HttpProber, tiny_model: Path, tmp_path: Path
 ) -> None:
     async with llama_server(tiny_model, log=tmp_path / "log") as server:
-        assert "" == await sent(prober, server.port, "llamacpp")
+        assert OK == await sent(prober, server.port, "llamacpp")
         os.kill(server.process.pid, signal.SIGSTOP)
         try:
             frozen = await sent(prober, server.port, "llamacpp", QUICK)
         finally:
             os.kill(server.process.pid, signal.SIGCONT)
 
-        assert frozen is not None
-        assert frozen.startswith("canary stalled")
+        assert CanaryOutcome.STALLED is frozen.outcome
 
         async def generates() -> bool:
             """Say whether it does again; it is busy first, with what it was asked while frozen."""
-            return "" == await sent(prober, server.port, "llamacpp")
+            return OK == await sent(prober, server.port, "llamacpp")
 
         await eventually(generates)
 
@@ -293,5 +299,5 @@ async def test_an_instance_that_cannot_be_reached_fails_its_canary(
 ) -> None:
     said = await sent(prober, 1, "llamacpp")
 
-    assert said is not None
-    assert said.startswith("canary failed: http://127.0.0.1:1/completion cannot be asked")
+    assert CanaryOutcome.ERROR is said.outcome
+    assert said.fault.startswith("canary failed: http://127.0.0.1:1/completion cannot be asked")
