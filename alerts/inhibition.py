@@ -98,8 +98,8 @@ RULES = (
         reason="No exporter answers: every other alert on the fleet is an effect of that, or old.",
     ),
     Inhibition(
-        # A lost shard takes its instances out of every sum at once. HealthDroppingFast, the first
-        # to take that for an outage, waits (see the routing) until ShardMissing can have come.
+        # A lost shard takes its instances out of every sum at once; ShardMissing comes before
+        # what takes that for an outage.
         sources=(named("OllamaFleetMetricsAbsent", "OllamaFleetShardMissing"),),
         targets=(named(*FLEET_ALERTS),),
         reason="Metrics that are missing, or missing in part, say nothing of the fleet.",
@@ -125,10 +125,6 @@ RULES = (
         reason="The same figure, further down.",
     ),
     Inhibition(
-        # HealthDroppingFast would page a minute before HealthyInstancesLow. It waits that minute
-        # (see the routing), so one outage is one page; the other way round it would mute the floor
-        # for as long as it fires, and then still be followed by it.
-        #
         # A rack that dies makes a ticket for each of its nodes: they wait as well, and those that
         # are still down when the floor is reached again become tickets then. Capacity, throughput
         # and queues follow from the number of instances. Not muted is the critical

@@ -20,10 +20,6 @@ PAGE, TICKET, INFO = "ollama-fleet-page", "ollama-fleet-ticket", "ollama-fleet-i
 SWITCH = "ollama-fleet-dead-mans-switch"
 ROTATION = "ollama-fleet-rotation"
 
-FIRST_ALARM = "OllamaFleetHealthDroppingFast"
-FIRST_ALARM_WAITS_S = 60.0
-"""How much longer OllamaFleetHealthyInstancesLow must hold until it fires."""
-
 Document = dict[str, object]
 
 
@@ -72,11 +68,8 @@ def _watchdog(settings: DeadMansSwitch | None) -> Document:
 
 
 def _page(settings: RoutingSettings) -> Document:
-    # What mutes an alert must fire before the alert is sent (see OllamaFleetHealthyInstancesLow in
-    # the inhibition). No page is ever muted by a window: a rotation that goes wrong wakes somebody.
-    wait_s = settings.group_wait + FIRST_ALARM_WAITS_S
-    first: Document = {"matchers": [named(FIRST_ALARM)], "group_wait": duration_text(wait_s)}
-    return _by_severity(Severity.CRITICAL, PAGE, settings.page) | {"routes": [first]}
+    # No page is ever muted by a window: a rotation that goes wrong wakes somebody.
+    return _by_severity(Severity.CRITICAL, PAGE, settings.page)
 
 
 def _ticket(settings: RoutingSettings, cluster_label: str) -> Document:

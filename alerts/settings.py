@@ -101,8 +101,13 @@ class Thresholds(Section):
         Level(0.99, is_per_instance=True),
         description="Page if fewer instances are healthy: a number or a share (9,900 of 10,000).",
     )
+    min_missing: Annotated[int, Field(gt=1)] = Field(
+        2,
+        description="Minimum instances that are missing, stalled or without their model to page "
+        "because of a share of the fleet; where none is left, fewer page as well.",
+    )
     healthy_drop: Share = Field(
-        0.02, description="Page if a larger share of the fleet is lost within `windows.drop`."
+        0.02, description="Ticket if a larger share of the fleet is lost within `windows.drop`."
     )
     request_latency_p99: Duration = Field(0.15, description="Page if the p99 latency is higher.")
     tokens_per_second: LevelSetting = Field(
@@ -187,16 +192,16 @@ class Thresholds(Section):
     )
     out_of_memory: LevelSetting = Field(
         Level(0.001, is_per_instance=True),
-        description="Page if more out-of-memory errors occur within `windows.out_of_memory`.",
+        description="Ticket if more out-of-memory errors occur within `windows.out_of_memory`.",
     )
     rotation_age: Duration = Field(604_800.0, description="Ticket if instances are older.")
     rotation_critical_age: Duration = Field(
         1_209_600.0,
-        description="Page if many instances are older: a known memory leak becomes critical.",
+        description="Ticket if many instances are older: a known memory leak becomes critical.",
     )
     rotation_critical_instances: LevelSetting = Field(
         Level(0.001, is_per_instance=True),
-        description="Page if more instances exceed `rotation_critical_age`.",
+        description="Ticket if more instances exceed `rotation_critical_age`.",
     )
     versions: Annotated[int, Field(gt=0)] = Field(
         2, description="Info alert if one engine runs more versions at a time."

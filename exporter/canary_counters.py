@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from exporter.model import Generation
 
 
-ENDED = frozenset((CanaryOutcome.OK, CanaryOutcome.STALLED))
-"""The outcomes whose duration is one that a client sees: a refusal comes at once."""
-
-
 @dataclass(frozen=True, slots=True)
 class CanaryTotals:
     """The counts at one moment."""
@@ -67,7 +63,8 @@ class CanaryCounters:
             return
         self.requests += 1
         self.seconds += duration_s
-        if outcome in ENDED:
+        # A refusal comes at once, and a stalled canary has no end: both are counted by outcome.
+        if outcome is CanaryOutcome.OK:
             self._observe(catalogue.FLEET_CANARY_DURATION, model, duration_s)
         if generation is not None:
             self.tokens += generation.n_tokens

@@ -49,6 +49,16 @@ def healthy_floor(settings: Settings) -> str:
     return f"floor({of_size(level, EXPECTED)})"
 
 
+def too_many(share: float, settings: Settings) -> str:
+    """Return the number of instances beyond which somebody is woken, as PromQL.
+
+    The share is rounded up, so it takes two instances at least.
+    """
+    least = settings.thresholds.min_missing - 1
+    limit = f"ceil({number(share)} * {EXPECTED})"
+    return limit if least <= 1 else f"clamp_min({limit}, {least})"
+
+
 def with_condition(settings: Settings, condition: Condition) -> str:
     """Return how many instances have a condition, by cluster, as PromQL."""
     return f'sum {settings.scope.by()} ({CONDITIONS}{{condition="{condition}"}})'
@@ -112,14 +122,20 @@ def _drained(settings: Settings) -> str:
 def _healthy_low(settings: Settings) -> Alert:
     scope, floor = settings.scope, healthy_floor(settings)
     healthy, those = f"sum {scope.by()} ({HEALTHY})", "are healthy"
-    if EXPECTED not in floor:
+    if is_share := EXPECTED in floor:
+        low = _low_share(settings, healthy, floor)
+    else:
         # Against a fixed number, what is out of service on purpose must count as being there.
-        healthy += f" + ({INVENTORY} - {EXPECTED})"
+        low = joined(f"{healthy} + ({INVENTORY} - {EXPECTED})", f"< {floor}")
         those = "are healthy or out of service on purpose"
     return Alert(
         name="OllamaFleetHealthyInstancesLow",
-        settings=("thresholds.healthy_instances", "windows.provisioning"),
-        expr=joined(healthy, f"< {floor}"),
+        settings=(
+            "thresholds.healthy_instances",
+            *(["thresholds.min_missing"] if is_share else []),
+            "windows.provisioning",
+        ),
+        expr=low,
         for_s=120,
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
@@ -130,6 +146,17 @@ def _healthy_low(settings: Settings) -> Alert:
             "not count. Requests pile up on the remaining instances."
         ),
     )
+
+
+def _low_share(settings: Settings, healthy: str, floor: str) -> str:
+    """Return the healthy instances if they are too few, or none, of those that should serve."""
+    scope, least = settings.scope, settings.thresholds.min_missing
+    low = f"{healthy} < {floor}"
+    is_rounded = least <= 2 and settings.thresholds.healthy_instances.value < 1
+    if not is_rounded:
+        low = joined(f"({low}", f"and {scope.on()} {EXPECTED} - {healthy} >= {least})")
+    # Where nothing is left there is an outage, however few there were: the floor of one is one.
+    return joined(low, "or", f"{healthy} == 0 and {EXPECTED} > 0")
 
 
 def _dropping_fast(settings: Settings) -> Alert:
@@ -145,7 +172,9 @@ def _dropping_fast(settings: Settings) -> Alert:
         expr=joined(missing, f"- {before}", f"> ceil({share} * {INVENTORY})"),
         for_s=60,
         keep_firing_for_s=300,
-        severity=Severity.CRITICAL,
+        # One host that reboots takes a large share of a small fleet. A loss that lasts pages by
+        # the floor, a minute later.
+        severity=Severity.WARNING,
         summary="The fleet is losing healthy instances fast.",
         description=(
             f"{{{{ $value }}}} instances that should serve were lost within {window}. Typical "

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from alerts.groups.availability import HEALTHY, with_condition
+from alerts.groups.availability import HEALTHY, too_many, with_condition
 from alerts.groups.lifecycle import limit
 from alerts.model import Alert, Dashboard, Group, Severity
-from alerts.names import EXPECTED
 from alerts.promql import joined
 from alerts.settings import Settings
 from exporter import catalogue
 from exporter.catalogue import Condition
 from ollama_fleet.durations import duration_text
-from ollama_fleet.levels import number, percent
+from ollama_fleet.levels import percent
 
 
 def group(settings: Settings) -> Group:
@@ -42,10 +41,8 @@ def _many_stalled(settings: Settings) -> Alert:
     share = settings.thresholds.stalled_share
     return Alert(
         name="OllamaFleetManyCanariesStalled",
-        settings=("thresholds.stalled_share", "windows.provisioning"),
-        expr=joined(
-            with_condition(settings, Condition.STALLED), f"> ceil({number(share)} * {EXPECTED})"
-        ),
+        settings=("thresholds.stalled_share", "thresholds.min_missing", "windows.provisioning"),
+        expr=joined(with_condition(settings, Condition.STALLED), f"> {too_many(share, settings)}"),
         # Longer than a canary's usual period, so a second one has had its try.
         for_s=360,
         keep_firing_for_s=360,

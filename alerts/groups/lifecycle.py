@@ -96,7 +96,7 @@ def _out_of_memory(settings: Settings) -> Alert:
         ),
         for_s=60,
         keep_firing_for_s=900,
-        severity=Severity.CRITICAL,
+        severity=Severity.WARNING,
         summary="Instances run out of memory and restart.",
         description=(
             f'{{{{ $value | printf "%.0f" }}}} out-of-memory errors in {duration_text(window_s)}. '
@@ -159,7 +159,7 @@ def _rotation_critical(settings: Settings) -> Alert:
         ),
         for_s=3600,
         keep_firing_for_s=3600,
-        severity=Severity.CRITICAL,
+        severity=Severity.WARNING,
         summary="Many instances are old enough to leak memory.",
         description=(
             f"{{{{ $value }}}} instances have been running for longer than {duration_text(age_s)}, "

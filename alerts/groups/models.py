@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from alerts.groups.availability import with_condition
+from alerts.groups.availability import too_many, with_condition
 from alerts.groups.lifecycle import limit
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
-    EXPECTED,
     EXPIRING,
     LOADED,
     NOT_LOADED,
@@ -86,8 +85,8 @@ def _many_not_loaded(settings: Settings) -> Alert:
     share = settings.thresholds.not_loaded_share
     return Alert(
         name="OllamaFleetManyModelsNotLoaded",
-        settings=("thresholds.not_loaded_share", "windows.provisioning"),
-        expr=f"{NOT_LOADED} > ceil({number(share)} * {EXPECTED})",
+        settings=("thresholds.not_loaded_share", "thresholds.min_missing", "windows.provisioning"),
+        expr=f"{NOT_LOADED} > {too_many(share, settings)}",
         for_s=300,
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,

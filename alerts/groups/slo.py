@@ -7,10 +7,11 @@ Source: SRE workbook, chapter 5, "Alerting on SLOs", table 5-8, with its 1-day l
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from alerts.model import Alert, Group, Recording, Severity
-from alerts.names import HEALTHY_RATIO, INVENTORY, REQUEST_ERRORS, REQUESTS
+from alerts.names import EXPECTED, HEALTHY_RATIO, INVENTORY, REQUEST_ERRORS, REQUESTS
 from alerts.promql import joined
 from alerts.settings import Settings
 from exporter import catalogue
@@ -30,17 +31,17 @@ class Burn:
     short_s: float
     budget: float
     for_s: float
-    severity: Severity
+    is_fast: bool = False
 
     @property
     def windows_s(self) -> tuple[float, ...]:
         """Return the windows that must all burn.
 
-        A page must be about something that goes on: half an hour after an outage its half-hour
-        window still burns, so pages look at the shortest window too.
+        A fast burn must be about something that goes on: half an hour after an outage its
+        half-hour window still burns, so the shortest window must burn too.
         """
-        is_page = self.severity is Severity.CRITICAL
-        return tuple(dict.fromkeys((self.long_s, self.short_s, *([RATE_S] if is_page else []))))
+        shortest = (RATE_S,) if self.is_fast else ()
+        return tuple(dict.fromkeys((self.long_s, self.short_s, *shortest)))
 
     def factor(self, period_s: float) -> float:
         """Return how many times faster than evenly over the period the budget is spent."""
@@ -48,10 +49,10 @@ class Burn:
 
 
 BURNS = (
-    Burn(HOUR_S, 300, 0.02, 120, Severity.CRITICAL),
-    Burn(6 * HOUR_S, 1800, 0.05, 900, Severity.CRITICAL),
-    Burn(DAY_S, 2 * HOUR_S, 0.1, HOUR_S, Severity.WARNING),
-    Burn(3 * DAY_S, 6 * HOUR_S, 0.1, 3 * HOUR_S, Severity.WARNING),
+    Burn(HOUR_S, 300, 0.02, 120, is_fast=True),
+    Burn(6 * HOUR_S, 1800, 0.05, 900, is_fast=True),
+    Burn(DAY_S, 2 * HOUR_S, 0.1, HOUR_S),
+    Burn(3 * DAY_S, 6 * HOUR_S, 0.1, 3 * HOUR_S),
 )
 WINDOWS_S = tuple(sorted({window for burn in BURNS for window in (burn.long_s, burn.short_s)}))
 
@@ -66,6 +67,10 @@ class Indicator:
     summary: str
     what: str
     settings: tuple[str, ...]
+    longest_page_s: float
+    """The longest window whose burn is a page; the others are tickets."""
+    min_missing: int = 0
+    """Number of instances whose loss must stay below a burn that pages; 0 for any."""
 
 
 def availability_group(settings: Settings) -> Group:
@@ -76,7 +81,10 @@ def availability_group(settings: Settings) -> Group:
         settings.slo.availability,
         "The availability error budget burns too fast.",
         "of the instances that should serve were not healthy",
-        ("slo.availability", "slo.period", "windows.provisioning"),
+        ("slo.availability", "slo.period", "thresholds.min_missing", "windows.provisioning"),
+        # Instances missing for hours are work for the day: what users feel of it pages by itself.
+        longest_page_s=HOUR_S,
+        min_missing=settings.thresholds.min_missing,
     )
     records = tuple(
         Recording(_recorded(indicator, window_s), _missing_ratio(settings, window_s))
@@ -94,6 +102,7 @@ def requests_group(settings: Settings) -> Group:
         "The request error budget burns too fast.",
         "of the requests failed",
         ("slo.requests", "slo.period", "thresholds.min_requests"),
+        longest_page_s=6 * HOUR_S,
     )
     records = (
         *_request_rates(settings),
@@ -153,22 +162,32 @@ def _alerts(indicator: Indicator, settings: Settings) -> tuple[Alert, ...]:
 def _alert(indicator: Indicator, burn: Burn, settings: Settings) -> Alert:
     factor = burn.factor(settings.slo.period)
     long, short = duration_text(burn.long_s), duration_text(burn.short_s)
-    limit = number(round(factor * (1 - indicator.objective), 12))
+    limit = round(factor * (1 - indicator.objective), 12)
+    is_page = burn.long_s <= indicator.longest_page_s
+    burning = "\nand ".join(
+        f"{_recorded(indicator, window_s)} > {number(limit)}" for window_s in burn.windows_s
+    )
+    smallest = _smallest_fleet(indicator, limit) if is_page else 0
+    too_small = f"\nunless {settings.scope.on()} {EXPECTED} < {smallest}" if smallest else ""
+    from_size = f" Smaller fleets than {smallest} get tickets only." if smallest else ""
     return Alert(
         name=indicator.alert,
         settings=indicator.settings,
-        expr="\nand ".join(
-            f"{_recorded(indicator, window_s)} > {limit}" for window_s in burn.windows_s
-        ),
+        expr=burning + too_small,
         for_s=burn.for_s,
         keep_firing_for_s=300,
-        severity=burn.severity,
+        severity=Severity.CRITICAL if is_page else Severity.WARNING,
         labels={"long_window": long, "short_window": short},
         summary=indicator.summary,
         description=(
             f"{{{{ $value | humanizePercentage }}}} {indicator.what} in the last {long}. The "
             f"objective is {percent(indicator.objective)}. At this rate the error budget of "
             f"{duration_text(settings.slo.period)} burns over {number(round(factor, 2))} times as "
-            "fast as the objective allows."
+            f"fast as the objective allows.{from_size}"
         ),
     )
+
+
+def _smallest_fleet(indicator: Indicator, limit: float) -> int:
+    """Return the number of instances from which on a few missing ones are below the limit."""
+    return math.ceil(indicator.min_missing / limit)

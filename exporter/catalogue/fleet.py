@@ -132,8 +132,8 @@ FLEET_MODEL_UNLOADS = Series(
 FLEET_CANARY_DURATION = Series(
     "ollama_fleet_canary_duration_seconds",
     Kind.HISTOGRAM,
-    "Duration of canaries, from the request to the last token. A stalled canary counts with the "
-    "time to its deadline.",
+    "Duration of canaries, from the request to the last token, of those that ended; stalled "
+    "ones are in the counter of results.",
     (*SHARD, "model"),
 )
 FLEET_CANARY_TIME_TO_FIRST_TOKEN = Series(

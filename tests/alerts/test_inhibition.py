@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import pytest
 
-from alerts import inhibition, routing, rulebook
+from alerts import inhibition, rulebook
 from alerts.model import Severity
 from alerts.receivers import RoutingSettings
 from alerts.settings import Settings
@@ -22,7 +21,6 @@ from tests.alerts.alertmanager import (
     named,
     running,
 )
-from tests.waiting import eventually
 
 # The rules that it is for
 
@@ -42,8 +40,6 @@ def _sent_after_s(name: str) -> float:
     """Return how long after its cause an alert is told of, if nothing mutes it."""
     settings = RoutingSettings()
     alert = ALERTS[name]
-    if name == routing.FIRST_ALARM:
-        return alert.for_s + settings.group_wait + routing.FIRST_ALARM_WAITS_S
     is_page = alert.severity is Severity.CRITICAL
     return alert.for_s + (settings.group_wait if is_page else settings.ticket_group_wait)
 
@@ -153,8 +149,13 @@ MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
     (
         "too few instances mute what follows from that",
         named("OllamaFleetHealthyInstancesLow"),
-        named("OllamaFleetHealthDroppingFast", "OllamaFleetTokenThroughputLow")
-        + named("OllamaFleetCapacityLow", "OllamaFleetQueueSaturated", severity="warning")
+        named("OllamaFleetTokenThroughputLow")
+        + named(
+            "OllamaFleetHealthDroppingFast",
+            "OllamaFleetCapacityLow",
+            "OllamaFleetQueueSaturated",
+            severity="warning",
+        )
         + named("OllamaNodeAllInstancesDown", **NODE_1),
         named("OllamaFleetAvailabilityBudgetBurn", long_window="1h")
         + named("OllamaFleetErrorBudgetBurn", "OllamaFleetLatencyP99High")
@@ -231,7 +232,7 @@ MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
     ),
     (
         "critical age mutes age",
-        named("OllamaFleetRotationCritical"),
+        named("OllamaFleetRotationCritical", severity="warning"),
         named("OllamaFleetRotationOverdue", severity="warning"),
         named("OllamaFleetInstancesFlapping", severity="warning"),
     ),
@@ -316,12 +317,13 @@ async def test_the_loss_of_half_the_fleet_is_at_most_three_notifications(
     nodes = [f"n{i}" for i in range(500)]
 
     await alertmanager.fire(
-        named("OllamaFleetHealthDroppingFast", "OllamaFleetHealthyInstancesLow")
+        named("OllamaFleetHealthyInstancesLow")
         + named("OllamaFleetAvailabilityBudgetBurn", long_window="1h")
         + named("OllamaFleetAvailabilityBudgetBurn", severity="warning", long_window="3d")
         + named("OllamaFleetErrorBudgetBurn", long_window="1h")
         + named("OllamaFleetTokenThroughputLow")
-        + named("OllamaFleetCapacityLow", "OllamaFleetQueueSaturated", severity="warning")
+        + named("OllamaFleetHealthDroppingFast", "OllamaFleetCapacityLow", severity="warning")
+        + named("OllamaFleetQueueSaturated", severity="warning")
         + [labels_of("OllamaNodeAllInstancesDown", "warning", node=node) for node in nodes]
     )
     await all_told(alertmanager, taken)
@@ -332,26 +334,3 @@ async def test_the_loss_of_half_the_fleet_is_at_most_three_notifications(
         "OllamaFleetHealthyInstancesLow",
     ] == taken.told("page")
     assert [] == taken.told("ticket")
-
-
-async def test_a_fast_drop_waits_for_the_floor_and_pages_alone_without_it(
-    tmp_path: Path, taken: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The floor's alert fires after the drop's; in one cluster it comes, in the other it doesn't.
-
-    The minute that there is for it is a few seconds here.
-    """
-    waits_s = 5.0
-    monkeypatch.setattr(routing, "FIRST_ALARM_WAITS_S", waits_s)
-    drop, floor = "OllamaFleetHealthDroppingFast", "OllamaFleetHealthyInstancesLow"
-    async with running(tmp_path, hooks(taken.url)) as alertmanager:
-        fired_s = time.monotonic()
-        await alertmanager.fire(named(drop) + named(drop, cluster="us"))
-        await alertmanager.fire(named(floor))
-        await eventually(lambda: taken.told("page", "us"))
-        await all_told(alertmanager, taken)
-
-    (of_us,) = [post for post in taken.at("page") if post.body["groupLabels"]["cluster"] == "us"]
-    assert of_us.arrived_s - fired_s >= waits_s
-    assert [drop] == taken.told("page", "us")
-    assert [floor] == taken.told("page", "eu")
