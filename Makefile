@@ -22,7 +22,7 @@ demo: ## Provision a simulated fleet and two real LLM servers, and watch them, u
 
 test: lint ## Check formatting, lint, types and tests; print the slowest tests
 	@$(FETCH) >/dev/null || true # each test that lacks a program says so
-	@$(PYTEST) -n 4 -m "not nightly" --durations=40
+	@$(PYTEST) -n 5 -m "not nightly" --durations=40
 
 check: lint ## Check the quick part: what needs neither real programs nor seconds
 	@$(PYTEST) -n 3 -m "not slow and not nightly"

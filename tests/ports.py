@@ -26,8 +26,8 @@ IDLE_PORT = 30_500
 """Of containers that do not listen."""
 
 
-N_PARTS = 5
-"""Of each kind: one for tests that run without workers, and one for each of four workers."""
+N_PARTS = 6
+"""Of each kind: one for tests that run without workers, and one for each of five workers."""
 
 
 def free_ports(n: int) -> list[int]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
 from alerts.cli import alerts
@@ -63,6 +64,7 @@ async def test_a_check_tells_which_alerts_fire_now_and_which_differ_from_what_is
     assert ">0.15… is loaded" in differences[LATENCY]
 
 
+@pytest.mark.nightly
 async def test_a_check_of_two_stock_fleets_tells_what_they_lack(
     tmp_path: Path, prometheus_binary: Path
 ) -> None:

@@ -103,6 +103,7 @@ async def is_unreachable(one: Provisioner) -> bool:
     )
 
 
+@pytest.mark.nightly
 async def test_a_lost_nodes_instances_are_placed_elsewhere_and_swept_when_it_returns(
     fleet_lab: ContainerLab,
 ) -> None:

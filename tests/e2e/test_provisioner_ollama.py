@@ -120,6 +120,7 @@ async def test_the_readmes_fleet_has_six_ollamas_each_with_its_model_loaded(
     assert ("/api/generate", {"model": MODEL, "stream": False, "keep_alive": -1}) in requests
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("either")
 async def test_an_ollama_that_has_its_model_needs_no_registry_and_leaves_no_runner_behind(
     ollama_lab: OllamaLab, tiny_model: Path

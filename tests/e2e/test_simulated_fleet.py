@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from provisioning.simulator.app import running_fleet
 from provisioning.simulator.spec import FleetSpec
 from tests.e2e.running import Running, running
@@ -38,6 +40,7 @@ async def _sees(stack: Running, expected: Mapping[str, object]) -> bool:
     }
 
 
+@pytest.mark.nightly
 async def test_prometheus_sees_faults_healing_and_who_leaves_the_inventory(
     tmp_path: Path, prometheus_binary: Path
 ) -> None:

@@ -107,7 +107,7 @@ def test_all_problems_are_named_at_once_with_their_places(tmp_path: Path) -> Non
         f"{file}:2: poll.intervall: unknown key; did you mean poll.interval?",
         "--poll.interval: must be a duration such as 7d, 1h30m, 15s or 500ms, got 'soon'",
         "--shard: shard 2/2 does not exist: shards of 2 are counted from 0",
-        "OLLAMA_FLEET_METRICS_PER_INSTANCE: is neither true nor false: 'perhaps'",
+        "OLLAMA_FLEET_METRICS_PER_INSTANCE: is none of auto, true, false: 'perhaps'",
         f"{file}:3: log.level: is none of debug, info, warning, error: 'loud'",
     ] == found
 

@@ -87,6 +87,7 @@ async def test_a_program_that_does_not_start_ends_up_with_its_log_and_stops_the_
     assert not _pids_naming(str(tmp_path))
 
 
+@pytest.mark.nightly
 async def test_up_prints_json_and_ignores_options_of_the_shell_for_other_commands(
     prometheus_binary: Path,
     alertmanager_binary: Path,

@@ -142,6 +142,7 @@ async def test_a_user_logs_in_with_the_password_of_a_file(
     await alice[0].close()
 
 
+@pytest.mark.nightly
 async def test_a_log_in_that_is_forgotten_is_made_again(
     forgetful: Cluster, user: Credentials
 ) -> None:
