@@ -43,7 +43,12 @@ def settings_options(command: Command) -> Command:
         metavar="KEY=VALUE",
         help="Change one setting, such as thresholds.healthy_instances=9900. Repeatable.",
     )
-    return file(changes(command))
+    profile = click.option(
+        "--profile",
+        type=click.Choice(config.PROFILES),
+        help="Settings for a kind of fleet, which --config-file and --set change.",
+    )
+    return profile(file(changes(command)))
 
 
 class _CannotAsk(click.ClickException):
@@ -67,11 +72,11 @@ class _Group(click.Group):
 def alerts() -> None:
     """Build, explain and check the alert rules.
 
-    The settings are defaults, changed by --config-file, changed by --set.
+    The settings are defaults, changed by --profile, by --config-file, and by --set.
 
     \b
     Examples:
-      ollama-fleet alerts build --output-dir /etc/prometheus/ollama-fleet
+      ollama-fleet alerts build --profile small --output-dir /etc/prometheus/ollama-fleet
       ollama-fleet alerts build --set fleet.size=10000 --set thresholds.tokens_per_second=400000
       ollama-fleet alerts check --prometheus http://127.0.0.1:9090
       ollama-fleet alerts tune --prometheus http://127.0.0.1:9090 > proposed.yml
@@ -96,6 +101,7 @@ def alerts() -> None:
 @click.option("--check", "is_check", is_flag=True, help="Write nothing; fail if something differs.")
 def build(
     *,
+    profile: str | None,
     config_file: Path | None,
     changes: tuple[str, ...],
     output_dir: Path,
@@ -103,7 +109,7 @@ def build(
     is_check: bool,
 ) -> None:
     """Write the rule files and Alertmanager's configuration."""
-    settings = config.load(config_file, changes)
+    settings = config.load(config_file, changes, profile=profile)
     if is_check:
         building.check(settings, output_dir, is_rules_only=is_rules_only)
         click.echo(f"{output_dir} is as the settings make it", err=True)
@@ -115,9 +121,11 @@ def build(
 @alerts.command("list")
 @settings_options
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
-def list_alerts(*, config_file: Path | None, changes: tuple[str, ...], is_json: bool) -> None:
+def list_alerts(
+    *, profile: str | None, config_file: Path | None, changes: tuple[str, ...], is_json: bool
+) -> None:
     """List the alerts: severity, how long they hold, what they say."""
-    settings = config.load(config_file, changes)
+    settings = config.load(config_file, changes, profile=profile)
     if is_json:
         click.echo(json.dumps(explain.as_json(settings), indent=2))
     else:
@@ -127,9 +135,11 @@ def list_alerts(*, config_file: Path | None, changes: tuple[str, ...], is_json: 
 @alerts.command("explain")
 @settings_options
 @click.argument("name")
-def explain_alert(*, config_file: Path | None, changes: tuple[str, ...], name: str) -> None:
+def explain_alert(
+    *, profile: str | None, config_file: Path | None, changes: tuple[str, ...], name: str
+) -> None:
     """Explain one alert: its rule, the settings in force, its runbook."""
-    click.echo(explain.text(config.load(config_file, changes), name))
+    click.echo(explain.text(config.load(config_file, changes, profile=profile), name))
 
 
 @alerts.command("check")
@@ -140,6 +150,7 @@ def explain_alert(*, config_file: Path | None, changes: tuple[str, ...], name: s
 @click.option("--fail-on-firing", is_flag=True, help="Exit with 1 if an alert fires now.")
 def check(
     *,
+    profile: str | None,
     config_file: Path | None,
     changes: tuple[str, ...],
     url: str,
@@ -155,7 +166,7 @@ def check(
     Exit status: 0 all is well; 1 Prometheus refuses an expression, a rule differs from what is
     loaded, or fleets lack a label of their own; 2 Prometheus cannot be asked.
     """
-    result = asyncio.run(checking.run(config.load(config_file, changes), url))
+    result = asyncio.run(checking.run(config.load(config_file, changes, profile=profile), url))
     if is_json:
         click.echo(json.dumps(result.as_json(), indent=2))
     else:
@@ -190,6 +201,7 @@ def _since(_: click.Context, __: click.Parameter, text: str) -> float:
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
 def tune(
     *,
+    profile: str | None,
     config_file: Path | None,
     changes: tuple[str, ...],
     url: str,
@@ -203,7 +215,7 @@ def tune(
 
     Exit status: 0 all is well; 1 there is no history; 2 Prometheus cannot be asked.
     """
-    settings, now_s = config.load(config_file, changes), time.time()
+    settings, now_s = config.load(config_file, changes, profile=profile), time.time()
     found = asyncio.run(tuning.run(settings, url, since_s=since_s, now_s=now_s))
     if is_json:
         click.echo(json.dumps(tuning.as_json(found), indent=2))

@@ -1,4 +1,4 @@
-"""Put the settings of the alerts together: `--set` before the file before the defaults."""
+"""Put the settings together: `--set` before the file before the profile before the defaults."""
 
 from __future__ import annotations
 
@@ -20,24 +20,40 @@ from ollama_fleet.yaml_lines import InvalidDocumentError, path_text
 
 OPTION = "--set"
 MAX_FILE_BYTES = 1_000_000
+PROFILE_FOLDER = Path(__file__).parent / "profiles"
+PROFILES = tuple(sorted(path.stem for path in PROFILE_FOLDER.glob("*.yml")))
+"""The kinds of fleets that there are settings for."""
 
 
-def load(path: Path | None = None, changes: Sequence[str] = ()) -> Settings:
-    """Return the settings of a file, some of them changed.
+def load(
+    path: Path | None = None, changes: Sequence[str] = (), *, profile: str | None = None
+) -> Settings:
+    """Return the settings of a profile and a file, some of them changed.
 
     Args:
         path: YAML file; None for the defaults.
         changes: Texts `dotted.key=value`; the value is YAML.
+        profile: One of PROFILES; what the file sets comes before it.
 
     Raises:
         SettingsError: All that is wrong, with places.
     """
     document, place_by_key = ({}, {}) if path is None else _read(path)
-    given = dict(document)
+    base, base_place_by_key = _read(PROFILE_FOLDER / f"{profile}.yml") if profile else ({}, {})
+    given, place_by_key = _merged(base, document), base_place_by_key | place_by_key
     for change in changes:
         key = _apply(given, change)
         place_by_key[key] = f"{OPTION} {key}"
     return _validated(given, place_by_key)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested mappings as one; where both have a value, that of the second."""
+    merged = {**base, **over}
+    for key in base.keys() & over.keys():
+        if isinstance(base[key], dict) and isinstance(over[key], dict):
+            merged[key] = _merged(base[key], over[key])
+    return merged
 
 
 def _validated(given: Mapping[str, Any], place_by_key: Mapping[str, str]) -> Settings:

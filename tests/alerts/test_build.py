@@ -25,8 +25,12 @@ def test_the_committed_files_are_as_the_default_settings_make_them() -> None:
     build.check(Settings(), RULES)
 
 
-def test_the_committed_rules_of_the_article_are_as_its_settings_make_them() -> None:
-    build.check(config.load(RULES / "article.yml"), RULES / "rules" / "article", is_rules_only=True)
+@pytest.mark.parametrize("profile", config.PROFILES)
+def test_the_committed_rules_of_a_profile_are_as_its_settings_make_them(profile: str) -> None:
+    settings = config.load(profile=profile)
+
+    build.check(settings, RULES / "rules" / profile, is_rules_only=True)
+    assert build.rule_files(settings) == build.rule_files(config.load(profile=profile))
 
 
 def test_rules_alone_are_written_straight_into_the_folder(tmp_path: Path) -> None:

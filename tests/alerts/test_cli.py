@@ -140,7 +140,8 @@ def test_check_of_no_prometheus_says_what_was_tried() -> None:
 
 CHANGED: dict[str, dict[str, object]] = {
     "thresholds": {
-        "healthy_instances": "97%", "healthy_drop": "7%", "request_latency_p99": "700ms",
+        "healthy_instances": "97%", "min_missing": 7, "healthy_drop": "7%",
+        "request_latency_p99": "700ms",
         "tokens_per_second": "37 per instance", "min_measured": "77%", "min_requests": 77,
         "queued_per_instance": 7.7, "stuck_instances": 77, "min_model_instances": 7,
         "capacity": "77%", "slow_node": "37%", "min_peers": 7, "slow_nodes": "37%", "flaps": 7,

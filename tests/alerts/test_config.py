@@ -55,6 +55,17 @@ def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
     assert Settings().windows == settings.windows
 
 
+def test_a_file_comes_before_the_profile_whose_other_settings_stay(tmp_path: Path) -> None:
+    path = written(tmp_path, "thresholds: {healthy_instances: 9800}\n")
+
+    settings = config.load(path, ["thresholds.flaps=9"], profile="article")
+
+    assert Level(9800.0) == settings.thresholds.healthy_instances
+    assert Level(400000.0) == settings.thresholds.tokens_per_second
+    assert 9 == settings.thresholds.flaps
+    assert ("article", "small", "stock-ollama") == config.PROFILES
+
+
 def test_an_option_comes_before_the_file_and_the_later_before_the_earlier(tmp_path: Path) -> None:
     path = written(tmp_path, "thresholds: {healthy_instances: 9900, flaps: 7}\n")
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alerts import config
+import pytest
+
+from alerts import config, rulebook
 from tests.alerts.fleets import Fleet, fired
 
 SIZES = (5, 20, 60, 200)
 FLOOR = "OllamaFleetHealthyInstancesLow"
 BUDGET = "OllamaFleetAvailabilityBudgetBurn"
 BEFORE_MIN = 120
+
+
+HOSTS = {5: ("small", 5), 20: ("small", 4), 60: ("stock-ollama", 8), 200: ("stock-ollama", 8)}
+"""By size: the profile to take, and the servers of one host."""
+REBOOT_MIN = 8
 
 
 def _missing(name: str, size: int, n: int, minutes: int = 1440) -> Fleet:
@@ -41,5 +48,38 @@ def test_a_server_that_is_dead_for_good_is_a_ticket_in_every_size_of_fleet(
     expected = [{"cluster": fleet.cluster, "alertname": BUDGET} for fleet in dead]
 
     said = fired(promtool_binary, tmp_path, config.load(), dead, expected=expected, names={BUDGET})
+
+    assert not said, said
+
+
+@pytest.mark.parametrize("profile", ["small", "stock-ollama"])
+def test_no_server_and_no_host_that_reboots_pages_by_the_profile_for_its_size(
+    profile: str, promtool_binary: Path, tmp_path: Path
+) -> None:
+    """Two of 60 that are gone for good are a ticket there; two of 5 page, after a reboot's time."""
+    sizes = [size for size, (name, _) in HOSTS.items() if name == profile]
+    fleets = [_missing("dead", size, 1) for size in sizes]
+    fleets += [_missing("restarting", size, 1, 5) for size in sizes]
+    fleets += [_missing("rebooting", size, HOSTS[size][1], REBOOT_MIN) for size in sizes]
+    fleets += [_missing("two of", 60, 2), _missing("gone", 5, 2)]
+    expected = [{"cluster": "gone of 5", "alertname": FLOOR}]
+
+    settings = config.load(profile=profile)
+    said = fired(promtool_binary, tmp_path, settings, fleets, expected=expected)
+
+    assert not said, said
+
+
+@pytest.mark.parametrize(("profile", "size"), [("stock-ollama", 60), ("small", 5)])
+def test_a_healthy_fleet_of_slow_hardware_is_silent_for_a_day(
+    profile: str, size: int, promtool_binary: Path, tmp_path: Path
+) -> None:
+    """No page and no ticket, with answers that take 40 s at 4 tokens/s."""
+    listed = [(1, size)]
+    slow = Fleet(cluster="slow", listed=listed, healthy=listed, latency_s=40.0, speed=4.0)
+    settings = config.load(profile=profile)
+    names = {alert.name for group in rulebook.groups(settings) for alert in group.alerts}
+
+    said = fired(promtool_binary, tmp_path, settings, [slow], names=names)
 
     assert not said, said
