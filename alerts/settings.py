@@ -92,6 +92,11 @@ class Fleet(Section):
         description="Size that percentages refer to: `inventory` (without instances being drained "
         "or provisioned) or a fixed number of instances.",
     )
+    comes_and_goes: bool = Field(
+        False,
+        description="Whether servers leave on purpose without being drained, such as laptops at "
+        "night: then unreachable instances are not expected, and lists may shrink.",
+    )
 
 
 class Thresholds(Section):

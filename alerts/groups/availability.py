@@ -23,7 +23,6 @@ from ollama_fleet.levels import number
 
 HEALTHY = f'{INSTANCES}{{status="healthy"}}'
 PROVISIONING = f'{INSTANCES}{{status="provisioning"}}'
-FAILING = 'status=~"unhealthy|unreachable|loading|unknown"'
 
 
 def group(settings: Settings) -> Group:
@@ -59,6 +58,12 @@ def too_many(share: float, settings: Settings) -> str:
     return limit if least <= 1 else f"clamp_min({limit}, {least})"
 
 
+def failing_statuses(settings: Settings) -> str:
+    """Return the matcher of instances that should serve and do not."""
+    gone = "" if settings.fleet.comes_and_goes else "|unreachable"
+    return f'status=~"unhealthy{gone}|loading|unknown"'
+
+
 def with_condition(settings: Settings, condition: Condition) -> str:
     """Return how many instances have a condition, by cluster, as PromQL."""
     return f'sum {settings.scope.by()} ({CONDITIONS}{{condition="{condition}"}})'
@@ -66,7 +71,8 @@ def with_condition(settings: Settings, condition: Condition) -> str:
 
 def _counts(settings: Settings) -> tuple[Recording, ...]:
     scope, window = settings.scope, duration_text(settings.windows.provisioning)
-    withdrawn = f'{INSTANCES}{{status=~"draining|provisioning"}}'
+    left = "|unreachable" if settings.fleet.comes_and_goes else ""
+    withdrawn = f'{INSTANCES}{{status=~"draining|provisioning{left}"}}'
     return (
         Recording(INSTANCES, scope.fleet_sum(catalogue.FLEET_INSTANCES, "status")),
         Recording(INVENTORY, scope.fleet_sum(catalogue.FLEET_INVENTORY_INSTANCES)),
@@ -185,7 +191,7 @@ def _dropping_fast(settings: Settings) -> Alert:
 
 def _model_unavailable(settings: Settings) -> Alert:
     scope, least = settings.scope, settings.thresholds.min_model_instances
-    failing = f'{MODEL_INSTANCES}{{model!="", {FAILING}}}'
+    failing = f'{MODEL_INSTANCES}{{model!="", {failing_statuses(settings)}}}'
     return Alert(
         name="OllamaModelUnavailable",
         settings=("thresholds.min_model_instances",),

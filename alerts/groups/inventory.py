@@ -16,7 +16,9 @@ from ollama_fleet.levels import number, percent
 
 def group(settings: Settings) -> Group:
     """Return the alerts on the inventory."""
-    return Group("ollama-fleet-inventory", (_shrunk(settings), _lost(settings), _stale(settings)))
+    shrinks = settings.fleet.comes_and_goes
+    fewer = () if shrinks else (_shrunk(settings), _lost(settings))
+    return Group("ollama-fleet-inventory", (*fewer, _stale(settings)))
 
 
 def _before(settings: Settings) -> str:

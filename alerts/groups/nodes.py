@@ -64,7 +64,8 @@ def _speeds(settings: Settings) -> tuple[Recording, ...]:
 
 def _node_down(settings: Settings) -> Alert:
     scope = settings.scope
-    failing = f'{NODE_INSTANCES}{{status=~"unhealthy|unreachable"}}'
+    gone = "" if settings.fleet.comes_and_goes else "|unreachable"
+    failing = f'{NODE_INSTANCES}{{status=~"unhealthy{gone}"}}'
     return Alert(
         name="OllamaNodeAllInstancesDown",
         # A node that is only drained has no healthy instance either, and nothing fails.

@@ -83,3 +83,22 @@ def test_a_healthy_fleet_of_slow_hardware_is_silent_for_a_day(
     said = fired(promtool_binary, tmp_path, settings, [slow], names=names)
 
     assert not said, said
+
+
+def test_laptops_that_close_at_night_page_nobody_in_a_fleet_that_comes_and_goes(
+    promtool_binary: Path, tmp_path: Path
+) -> None:
+    """Half an hour each, down to the last one; those that answer badly still page."""
+    settings = config.load(changes=["fleet.comes_and_goes=true"])
+    fleets = []
+    for size in SIZES:
+        evening = [(BEFORE_MIN, size), (30, size // 2), (30, 1), (600, 0), (1, size)]
+        fleets.append(Fleet(cluster=f"listed {size}", listed=[(1, size)], healthy=evening))
+        fleets.append(Fleet(cluster=f"not listed {size}", listed=evening, healthy=evening))
+    bad = [(BEFORE_MIN, 20), (1, 15)]
+    fleets.append(Fleet(cluster="bad", listed=[(1, 20)], healthy=bad, failing_as="unhealthy"))
+    expected = [{"cluster": "bad", "alertname": FLOOR}]
+
+    said = fired(promtool_binary, tmp_path, settings, fleets, expected=expected)
+
+    assert not said, said
