@@ -279,13 +279,17 @@ async def test_a_real_llama_server_generates_and_stalls_while_it_is_frozen(
 ) -> None:
     async with llama_server(tiny_model, log=tmp_path / "log") as server:
         assert OK == await sent(prober, server.port, "llamacpp")
+
+        async def stalls() -> bool:
+            """Say whether it does; the signal stops one thread after the other."""
+            said = await sent(prober, server.port, "llamacpp", QUICK)
+            return said.outcome is CanaryOutcome.STALLED
+
         os.kill(server.process.pid, signal.SIGSTOP)
         try:
-            frozen = await sent(prober, server.port, "llamacpp", QUICK)
+            await eventually(stalls)
         finally:
             os.kill(server.process.pid, signal.SIGCONT)
-
-        assert CanaryOutcome.STALLED is frozen.outcome
 
         async def generates() -> bool:
             """Say whether it does again; it is busy first, with what it was asked while frozen."""
