@@ -52,6 +52,7 @@ def test_a_server_that_is_dead_for_good_is_a_ticket_in_every_size_of_fleet(
     assert not said, said
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("profile", ["small", "stock-ollama"])
 def test_no_server_and_no_host_that_reboots_pages_by_the_profile_for_its_size(
     profile: str, promtool_binary: Path, tmp_path: Path
@@ -70,6 +71,7 @@ def test_no_server_and_no_host_that_reboots_pages_by_the_profile_for_its_size(
     assert not said, said
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("profile", "size"), [("stock-ollama", 60), ("small", 5)])
 def test_a_healthy_fleet_of_slow_hardware_is_silent_for_a_day(
     profile: str, size: int, promtool_binary: Path, tmp_path: Path
@@ -85,6 +87,7 @@ def test_a_healthy_fleet_of_slow_hardware_is_silent_for_a_day(
     assert not said, said
 
 
+@pytest.mark.nightly
 def test_laptops_that_close_at_night_page_nobody_in_a_fleet_that_comes_and_goes(
     promtool_binary: Path, tmp_path: Path
 ) -> None:
