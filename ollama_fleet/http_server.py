@@ -190,7 +190,7 @@ class HttpServer:
             self._n_closed = 0
 
     def _is_due(self, kind: str) -> bool:
-        """Say whether to log an event of a kind, of which others may just have been logged."""
+        """Say whether to log an event of a kind; others of it may just have been logged."""
         now_s = asyncio.get_running_loop().time()
         is_due = now_s >= self._next_log_s.get(kind, now_s)
         if is_due:

@@ -113,7 +113,7 @@ class HealthMonitor:
         return taken
 
     def watch(self, instance_id: str, target: ProbeTarget) -> None:
-        """Probe an instance from now on; one that is already probed in the same way goes on."""
+        """Probe an instance from now on; one already probed in this way is left as it is."""
         states = self._states.get(instance_id)
         if states and states[0].target == target:
             return

@@ -1,6 +1,6 @@
 """Is the error budget spent too fast? Multi-window burn rates, as Google's SRE workbook has them.
 
-An alert fires when a long window spends the budget too fast and a short one says that it goes on.
+An alert fires when a long window spends the budget too fast and a short one says that it continues.
 How fast is too fast: so that a given part of the budget is gone within the long window.
 Source: SRE workbook, chapter 5, "Alerting on SLOs", table 5-8, with its 1-day line for tickets.
 """
@@ -37,7 +37,7 @@ class Burn:
     def windows_s(self) -> tuple[float, ...]:
         """Return the windows that must all burn.
 
-        A fast burn must be about something that goes on: half an hour after an outage its
+        A fast burn must be about something that continues: half an hour after an outage its
         half-hour window still burns, so the shortest window must burn too.
         """
         shortest = (RATE_S,) if self.is_fast else ()

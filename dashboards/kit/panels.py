@@ -149,7 +149,7 @@ def table(
         text: What it says of itself; the unit is of columns that have none of their own.
         columns: The first leads: where it has no row, neither has any other.
         labels: Columns of names, in this order.
-        facts: Queries of which only the labels are shown, in the rows that share their others.
+        facts: Queries whose labels alone are shown, in the rows that share their others.
         links: By label, where a click leads.
         hidden_labels: Labels that are no columns.
         further: Overrides, of columns of names for instance.

@@ -38,7 +38,7 @@ FIRING_QUERY = (
     f'ALERTS_FOR_STATE{{alertname=~"Ollama.+"}} and ignoring (alertstate) {FIRING})'
 )
 """Those of a name that fire for longest; the value is since when. /api/v1/alerts tells that too,
-but of every alert of that Prometheus, of which ours may be the smallest part, and not where rules
+but of every alert of that Prometheus, most of which may not be ours, and not where rules
 are evaluated elsewhere (vmalert, Thanos' or Mimir's ruler) and their series are written to what we
 ask."""
 N_FIRING_QUERY = f"count by (severity) ({FIRING})"

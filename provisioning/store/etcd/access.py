@@ -37,7 +37,7 @@ class Credentials:
     user: str = ""
     """Empty: etcd asks for none."""
     password_file: Path | None = None
-    """Its first line is the password; read anew at each log-in."""
+    """Its first line is the password; read again at each log-in."""
 
     def __post_init__(self) -> None:
         if (self.certificate_file is None) != (self.key_file is None):

@@ -111,7 +111,7 @@ class EtcdLeadership:
             )
             if not response.kvs:
                 return
-            # Where the watch breaks, the key is read anew, from another member.
+            # Where the watch breaks, the key is read again, from another member.
             with suppress(StoreUnavailableError, CompactedError):
                 await self._deletion(after=response.header.revision)
 

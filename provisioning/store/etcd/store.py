@@ -379,7 +379,7 @@ class EtcdStore:
     async def load(self) -> View:
         """Return everything, as of one revision."""
         while True:
-            # History may be dropped while it is read, page by page: then it begins anew.
+            # History may be dropped while it is read, page by page: then it begins again.
             with suppress(CompactedError):
                 return await self._load()
 
