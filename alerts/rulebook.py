@@ -9,6 +9,7 @@ from alerts.groups import (
     availability,
     canary,
     inventory,
+    latency,
     lifecycle,
     models,
     nodes,
@@ -25,6 +26,7 @@ from ollama_fleet.suggestions import did_you_mean
 
 GROUPS = (
     availability.group,
+    latency.group,
     performance.group,
     nodes.group,
     lifecycle.group,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alerts.groups import availability, nodes, performance
+from alerts.groups import availability, latency, nodes, performance
 from alerts.model import Group, Recording
 from alerts.names import INVENTORY
 from alerts.settings import Settings
@@ -15,7 +15,7 @@ def group(settings: Settings) -> Group:
     limit = number(settings.thresholds.queued_per_instance)
     texts = {
         catalogue.HEALTHY_THRESHOLD: availability.healthy_floor(settings),
-        catalogue.LATENCY_THRESHOLD: performance.latency_limit(settings),
+        catalogue.LATENCY_THRESHOLD: latency.latency_limit(settings),
         catalogue.SPEED_THRESHOLD: performance.speed_floor(settings),
         catalogue.NODE_SPEED_THRESHOLD: nodes.slow_ratio(settings),
         catalogue.QUEUED_THRESHOLD: limit,
