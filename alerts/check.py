@@ -147,7 +147,7 @@ async def _result(client: PrometheusClient, settings: Settings) -> Result:
     groups = rulebook.groups(settings)
     is_loaded = Loaded.of(await client.rule_groups())
     recordings = [rule for group in groups for rule in group.recordings]
-    needs = Needs(recordings, await _present(client, settings))
+    needs = Needs(recordings, await present(client, settings, since_s=time.time() - RECENT_S))
     rules = [
         await _checked(client, group, rule, needs, is_loaded)
         for group in groups
@@ -158,9 +158,9 @@ async def _result(client: PrometheusClient, settings: Settings) -> Result:
     return Result(tuple(rules), unknown, await _mixed_up(client, settings))
 
 
-async def _present(client: PrometheusClient, settings: Settings) -> Present:
+async def present(client: PrometheusClient, settings: Settings, *, since_s: float) -> Present:
+    """Return the series of the scrape jobs that there were since a time."""
     jobs = (settings.prometheus.job, settings.prometheus.provisioner_job)
-    since_s = time.time() - RECENT_S
     names = {
         job: frozenset(await client.series_names(f'{{job="{job}"}}', since_s=since_s))
         for job in jobs
@@ -178,7 +178,7 @@ async def _checked(
     evaluated = await _evaluate(client, rule.expr)
     gaps = sorted(needs.lacking(rule.expr))
     twins = is_loaded.twins(rule)
-    other_expr = await _other_expr(client, rule.expr, twins)
+    other = await other_expr(client, rule.expr, twins)
     return Checked(
         group=group.name,
         title=loaded.title(rule.name, rule.labels),
@@ -187,7 +187,7 @@ async def _checked(
         n_results=evaluated.n_results,
         missing=tuple(gap.name for gap in gaps),
         because=tuple(dict.fromkeys(gap.reason for gap in gaps)),
-        difference=loaded.difference(rule, twins, other_expr),
+        difference=loaded.difference(rule, twins, other),
         evaluation_s=evaluated.evaluation_s,
         error=evaluated.error,
     )
@@ -203,7 +203,7 @@ def _answer(rule: Recording | Alert, evaluated: _Evaluated, *, is_lacking: bool)
     return Answer.NEVER if is_lacking else Answer.CAN
 
 
-async def _other_expr(client: PrometheusClient, expr: str, twins: Sequence[LoadedRule]) -> str:
+async def other_expr(client: PrometheusClient, expr: str, twins: Sequence[LoadedRule]) -> str:
     """Return the first loaded expression that means something else; empty if none does.
 
     Prometheus does not give an expression as the file has it, but as it writes it.

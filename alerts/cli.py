@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 
 import click
 
+from alerts import archive, config, explain, report
+from alerts import backtest as backtesting
 from alerts import build as building
 from alerts import check as checking
-from alerts import config, explain, report
 from alerts import tune as tuning
 from alerts.check import Answer
 from alerts.errors import AlertsError, CheckError
@@ -79,6 +81,7 @@ def alerts() -> None:
       ollama-fleet alerts build --profile small --output-dir /etc/prometheus/ollama-fleet
       ollama-fleet alerts build --set fleet.size=10000 --set thresholds.tokens_per_second=400000
       ollama-fleet alerts check --prometheus http://127.0.0.1:9090
+      ollama-fleet alerts backtest --prometheus http://127.0.0.1:9090 --profile small
       ollama-fleet alerts tune --prometheus http://127.0.0.1:9090 > proposed.yml
     """  # noqa: D301 - click keeps the lines after a backspace as they are
 
@@ -181,9 +184,53 @@ def _since(_: click.Context, __: click.Parameter, text: str) -> float:
         since_s = parse_positive_duration_s(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
-    if since_s > tuning.MAX_SINCE_S:
-        raise click.BadParameter(f"must be at most {duration_text(tuning.MAX_SINCE_S)}")
+    if since_s > archive.MAX_SINCE_S:
+        raise click.BadParameter(f"must be at most {duration_text(archive.MAX_SINCE_S)}")
     return since_s
+
+
+def _progress(words: str) -> None:
+    """Show at a terminal how far it is, in one line."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{words}", err=True, nl=False)
+
+
+@alerts.command("backtest")
+@settings_options
+@click.option("--prometheus", "url", required=True, metavar="URL", help="The live Prometheus.")
+@click.option(
+    "--since",
+    "since_s",
+    default="14d",
+    show_default=True,
+    callback=_since,
+    metavar="DURATION",
+    help="How far back to look, at most 84d.",
+)
+@click.option("--json", "is_json", is_flag=True, help="One JSON object.")
+def backtest(
+    *,
+    profile: str | None,
+    config_file: Path | None,
+    changes: tuple[str, ...],
+    url: str,
+    since_s: float,
+    is_json: bool,
+) -> None:
+    """Say how often each alert would have fired in the history that Prometheus has.
+
+    Under the given settings: times, minutes, and pages and tickets a week. Alerts that read series
+    which the loaded rules do not record like that cannot be judged.
+
+    Exit status: 0 all is well; 1 there is no history; 2 Prometheus cannot be asked.
+    """
+    settings, now_s = config.load(config_file, changes, profile=profile), time.time()
+    found = asyncio.run(backtesting.run(settings, url, since_s=since_s, now_s=now_s, say=_progress))
+    _progress("")
+    if is_json:
+        click.echo(json.dumps(backtesting.as_json(found), indent=2))
+    else:
+        click.echo(report.backtested(found, since_s=since_s, now_s=now_s))
 
 
 @alerts.command("tune")

@@ -12,6 +12,8 @@ What Alertmanager does with them, and what follows:
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 OURS = 'alertname=~"Ollama.*"'
@@ -78,6 +80,9 @@ nodes slowed by loading models."""
 def named(*names: str) -> str:
     """Return the matcher of alerts with these names."""
     return f'alertname=~"{"|".join(names)}"' if len(names) > 1 else f'alertname="{names[0]}"'
+
+
+MATCHER = re.compile(r'(\w+)(=~|!=|=)"(.*)"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,3 +217,28 @@ RULES = (
         reason="Who has been woken by an alert needs no ticket about it.",
     ),
 )
+
+
+def mutes(source: Mapping[str, str], target: Mapping[str, str]) -> bool:
+    """Return whether an alert with these labels mutes another of its cluster while it fires."""
+    return source != target and any(
+        _match(rule.sources, source)
+        and _match(rule.targets, target)
+        and all(source.get(label) == target.get(label) for label in rule.equal)
+        for rule in RULES
+    )
+
+
+def _match(matchers: Iterable[str], labels: Mapping[str, str]) -> bool:
+    return all(_matches(matcher, labels) for matcher in matchers)
+
+
+def _matches(matcher: str, labels: Mapping[str, str]) -> bool:
+    parts = MATCHER.fullmatch(matcher)
+    if parts is None:
+        raise ValueError(f"is no matcher: {matcher}")
+    label, operator, text = parts.groups()
+    value = labels.get(label, "")
+    if operator == "=~":
+        return re.fullmatch(text, value) is not None
+    return (value == text) is (operator == "=")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
 
 from ollama_fleet.durations import duration_text
 
@@ -84,10 +83,18 @@ def propose(history: History) -> Proposal:
 
 
 def episodes(times_s: Sequence[float], step_s: float, keep_s: float) -> Episodes:
-    """Return the episodes of firing; breaks shorter than `keep_firing_for` do not end one."""
-    longest_s = step_s + keep_s
-    begun = sum(later - earlier > longest_s for earlier, later in pairwise(times_s))
-    return Episodes(begun + bool(times_s), round(len(times_s) * step_s / 60))
+    """Return how often an alert fired that did at these times, and for how long."""
+    return Episodes(len(split(times_s, step_s, keep_s)), round(len(times_s) * step_s / 60))
+
+
+def split(times_s: Sequence[float], step_s: float, keep_s: float) -> list[list[float]]:
+    """Return the times of each episode; breaks shorter than `keep_firing_for` do not end one."""
+    found: list[list[float]] = []
+    for at_s in times_s:
+        if not found or at_s - found[-1][-1] > step_s + keep_s:
+            found.append([])
+        found[-1].append(at_s)
+    return found
 
 
 def readable(value: float, *, is_floor: bool) -> float:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
-from alerts import rulebook
+from alerts import backtest, rulebook
+from alerts.archive import Span
+from alerts.backtest import Backtested, Verdict
 from alerts.check import Answer, Checked, Result
+from alerts.model import Severity
+from alerts.proposals import LEAST_S
 from alerts.settings import Settings
 from ollama_fleet.durations import duration_text
 from ollama_fleet.tables import count_text, table
 
+WIDTH = 100
 DIFFERS = (
     "DIFFERS FROM WHAT IS LOADED (give the settings that it was built with: --config-file, --set)"
 )
@@ -110,4 +115,61 @@ def _cost(result: Result) -> str:
     return (
         f"{count_text(len(result.rules), 'rule')} take {1000 * result.evaluation_s:.0f} ms and "
         f"record {result.n_recorded:,} series"
+    )
+
+
+def backtested(found: Sequence[Backtested], *, since_s: float, now_s: float) -> str:
+    """Return the notifications of a week, a line for each alert that fired, and what is unknown."""
+    step = duration_text(Span.until(now_s, since_s).step_s)
+    head = f"{duration_text(since_s)} of history, a point each {step}: {_weekly(found)}"
+    sections = (
+        *_fired(found),
+        ("CANNOT BE JUDGED", _unjudged(found)),
+    )
+    parts = (f"{title}\n{rows}" for title, rows in sections if rows)
+    return "\n\n".join((head, *parts, _others(found)))
+
+
+def _weekly(found: Sequence[Backtested]) -> str:
+    pages, tickets = (
+        backtest.per_week(found, severity) for severity in (Severity.CRITICAL, Severity.WARNING)
+    )
+    if pages is None:
+        return f"too short for pages a week, which take {duration_text(LEAST_S)} of recorded series"
+    return f"{pages:.1f} pages and {tickets or 0:.1f} tickets a week"
+
+
+def _fired(found: Sequence[Backtested]) -> Iterator[Section]:
+    for severity, title in ((Severity.CRITICAL, "PAGES"), (Severity.WARNING, "TICKETS")):
+        fired = [one for one in found if one.severity is severity and one.verdict is Verdict.FIRED]
+        rows = [_fired_row(one) for one in sorted(fired, key=lambda one: -one.fired.count)]
+        head = ("ALERT", "TIMES", "A WEEK", "MINUTES", "MUTED", "HISTORY")
+        yield title, _indented(table(head, rows)) if rows else ""
+
+
+def _fired_row(one: Backtested) -> tuple[str, ...]:
+    weekly = "-" if one.per_week is None else f"{one.per_week:.1f}"
+    counts = (f"{n:,}" for n in (one.fired.minutes, one.n_muted))
+    history = duration_text(one.history_s // 3600 * 3600)
+    return (one.alert, f"{one.fired.count:,}", weekly, *counts, history)
+
+
+def _unjudged(found: Sequence[Backtested]) -> str:
+    texts = (
+        f"{one.alert} ({one.severity}): {'; '.join(one.because)}"
+        for one in found
+        if one.verdict is Verdict.UNKNOWN
+    )
+    return "\n".join(
+        textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="    ") for text in texts
+    )
+
+
+def _others(found: Sequence[Backtested]) -> str:
+    n_silent, n_never = (
+        sum(one.verdict is verdict for one in found) for verdict in (Verdict.SILENT, Verdict.NEVER)
+    )
+    return (
+        f"{count_text(n_silent, 'other')} would not have fired; {n_never:,} can never fire here: "
+        "`ollama-fleet alerts check` says why"
     )

@@ -103,9 +103,9 @@ class Tunable:
         return f"1 - ({value})" if self.judges_rest else value
 
 
-def firing_query(alert: Alert) -> str:
-    """Return a query that gives something where an alert has held for its `for`."""
-    return f"count({_held(alert.expr, alert)})"
+def firing_query(alert: Alert, *labels: str) -> str:
+    """Return a query that gives something, by labels, where an alert has held for its `for`."""
+    return f"count by ({', '.join(labels)}) ({_held(alert.expr, alert)})"
 
 
 def _held(expression: str, alert: Alert) -> str:

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from alerts.errors import AlertsError, CheckError
+from alerts.archive import Archive, Span, archive
 from alerts.explain import value_of
 from alerts.model import Alert
-from alerts.names import INVENTORY
-from alerts.proposals import NEVER, Episodes, History, Point, episodes, propose
+from alerts.proposals import NEVER, Episodes, History, episodes, propose
 from alerts.settings import Settings
-from alerts.tunables import FINEST_S, TUNABLES, Tunable, firing_query
+from alerts.tunables import TUNABLES, Tunable, firing_query
 from ollama_fleet.durations import duration_text
-from ollama_fleet.prometheus import PrometheusClient, PrometheusError
 
-TIMEOUT_S = 60.0
-MAX_POINTS = 10_080
-"""Of each quantity: a week of minutes, two weeks of two minutes each."""
-POINTS_PER_QUERY = 2016
-"""Prometheus gives at most 11,000, and has a bound on what a query may load at a time."""
-MAX_SINCE_S = 12 * 604_800.0
-MAX_BODY_BYTES = 2**20
 WIDTH = 96
-
-
-class TuneError(AlertsError):
-    """A Prometheus has no history to propose from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,113 +38,62 @@ class Tuned:
     would_fire: Episodes
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The time that is looked at."""
-
-    start_s: float
-    end_s: float
-    step_s: float
-
-    @classmethod
-    def until(cls, end_s: float, since_s: float) -> Span:
-        """Return the span of a length, in steps of whole minutes."""
-        step_s = math.ceil(since_s / MAX_POINTS / FINEST_S) * FINEST_S
-        end_s = end_s // step_s * step_s
-        return cls(end_s - since_s // step_s * step_s + step_s, end_s, step_s)
-
-
-class Archive:
-    """Asks one Prometheus for the past."""
-
-    def __init__(self, client: PrometheusClient, span: Span) -> None:
-        self._client = client
-        self._span = span
-
-    async def points(self, query: str) -> list[Point]:
-        """Return the points of a query that gives one series at most."""
-        span, points = self._span, []
-        part_s = POINTS_PER_QUERY * span.step_s
-        start_s = span.start_s
-        while start_s <= span.end_s:
-            end_s = min(start_s + part_s - span.step_s, span.end_s)
-            answer = await self._client.query_range(
-                query, start_s=start_s, end_s=end_s, step_s=span.step_s
-            )
-            points += [point for series in answer for point in series.numbers]
-            start_s += part_s
-        return [point for point in points if math.isfinite(point[1])]
-
-    async def firing(self, alert: Alert) -> tuple[list[float], Episodes]:
-        """Return when an alert would have fired."""
-        times_s = [at_s for at_s, _ in await self.points(firing_query(alert))]
-        return times_s, episodes(times_s, self._span.step_s, alert.keep_firing_for_s)
-
-    async def tuned(self, tunable: Tunable, settings: Settings) -> Tuned | None:
-        """Return what is proposed for a threshold; None where its alert is left out."""
-        alert = tunable.alert_of(settings)
-        if alert is None:
-            return None
-        points = await self.points(tunable.history_query(settings))
-        fired_s, fired = await self.firing(alert) if points else ([], NEVER)
-        proposal = propose(
-            History(
-                points=points,
-                step_s=self._span.step_s,
-                fired_s=fired_s,
-                is_floor=tunable.is_floor(alert),
-                moves_both_ways=tunable.moves_both_ways,
-                is_share=tunable.is_share,
-                absent=tunable.absent,
-                text=tunable.text,
-            )
-        )
-        changed, would_fire = settings, fired
-        if proposal.value is not None:
-            changed = tunable.changed(settings, proposal.value)
-            _, would_fire = await self.firing(tunable.alert_of(changed) or alert)
-        return Tuned(
-            key=tunable.key,
-            alert=alert.name,
-            severity=str(alert.severity),
-            for_seconds=alert.for_s,
-            present=value_of(settings, tunable.key),
-            proposed=value_of(changed, tunable.key),
-            reason=proposal.reason,
-            seen={name: tunable.text(value) for name, value in proposal.seen.items()},
-            fired=fired,
-            would_fire=would_fire,
-        )
-
-
 async def run(settings: Settings, url: str, *, since_s: float, now_s: float) -> list[Tuned]:
     """Ask Prometheus for the fleet's history, one quantity after the other.
 
     Raises:
         CheckError: It cannot be asked, or does not give so much.
-        TuneError: It has no history of the fleet.
+        HistoryError: It has no history of the fleet.
     """
-    client = PrometheusClient(url.rstrip("/"), timeout_s=TIMEOUT_S, max_body_bytes=MAX_BODY_BYTES)
-    # A password in the address must not be repeated in messages.
-    shown, asked = re.sub(r"//[^/@]*@", "//", client.url), INVENTORY
-    try:
-        async with client:
-            archive = Archive(client, Span.until(now_s, since_s))
-            if not await archive.points(f"max({INVENTORY})"):
-                raise TuneError(
-                    f"{shown} has no {INVENTORY} in the last {duration_text(since_s)}: load the "
-                    "built rules there, or name another Prometheus with --prometheus"
-                )
-            found = []
-            for tunable in TUNABLES:
-                asked = tunable.key
-                found.append(await archive.tuned(tunable, settings))
-    except PrometheusError as error:
-        raise CheckError(
-            f"{shown} {error} (asked for {asked} of {duration_text(since_s)}); is --prometheus the "
-            "address of a Prometheus that runs? A shorter --since asks for less"
-        ) from error
+    found = []
+    async with archive(url, since_s=since_s, now_s=now_s) as opened:
+        for tunable in TUNABLES:
+            opened.asked = tunable.key
+            found.append(await _tuned(opened, tunable, settings))
     return [tuned for tuned in found if tuned is not None]
+
+
+async def _firing(past: Archive, alert: Alert) -> tuple[list[float], Episodes]:
+    """Return when an alert would have fired."""
+    times_s = [at_s for at_s, _ in await past.points(firing_query(alert))]
+    return times_s, episodes(times_s, past.span.step_s, alert.keep_firing_for_s)
+
+
+async def _tuned(past: Archive, tunable: Tunable, settings: Settings) -> Tuned | None:
+    """Return what is proposed for a threshold; None where its alert is left out."""
+    alert = tunable.alert_of(settings)
+    if alert is None:
+        return None
+    points = await past.points(tunable.history_query(settings))
+    fired_s, fired = await _firing(past, alert) if points else ([], NEVER)
+    proposal = propose(
+        History(
+            points=points,
+            step_s=past.span.step_s,
+            fired_s=fired_s,
+            is_floor=tunable.is_floor(alert),
+            moves_both_ways=tunable.moves_both_ways,
+            is_share=tunable.is_share,
+            absent=tunable.absent,
+            text=tunable.text,
+        )
+    )
+    changed, would_fire = settings, fired
+    if proposal.value is not None:
+        changed = tunable.changed(settings, proposal.value)
+        _, would_fire = await _firing(past, tunable.alert_of(changed) or alert)
+    return Tuned(
+        key=tunable.key,
+        alert=alert.name,
+        severity=str(alert.severity),
+        for_seconds=alert.for_s,
+        present=value_of(settings, tunable.key),
+        proposed=value_of(changed, tunable.key),
+        reason=proposal.reason,
+        seen={name: tunable.text(value) for name, value in proposal.seen.items()},
+        fired=fired,
+        would_fire=would_fire,
+    )
 
 
 def as_json(found: list[Tuned]) -> list[dict[str, Any]]:

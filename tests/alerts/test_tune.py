@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -20,8 +19,7 @@ from alerts import config, explain, names, rulebook
 from alerts.cli import alerts
 from alerts.settings import Settings
 from alerts.tunables import TUNABLES, Tunable, comparison
-from provisioning.demo.processes import Children, ChildSpec
-from tests.ports import free_port
+from tests.alerts.past import Programs, prometheus_with
 
 DAYS = 8
 STEP_S = 60
@@ -76,8 +74,9 @@ def test_a_value_is_written_as_the_settings_take_it(tunable: Tunable, tmp_path: 
 # What Prometheus answers
 
 
-def past(end_s: int) -> Iterator[tuple[str, Mapping[int, float]]]:
+def past() -> Iterator[tuple[str, Mapping[int, float]]]:
     """Yield series: a day before the end 20 of 60 instances fail for an hour, and all is slow."""
+    end_s = int(time.time()) // STEP_S * STEP_S
     times = range(end_s - DAYS * DAY_S, end_s + 1, STEP_S)
     incident = range(end_s - DAY_S, end_s - DAY_S + 3600)
     healthy = {at_s: 40.0 if at_s in incident else N_INSTANCES for at_s in times}
@@ -101,37 +100,6 @@ def _ratio(node: str) -> str:
     return f'{names.NODE_SPEED_RATIO}{{node="{node}",model="m",engine="e"}}'
 
 
-def write_past(source: Path, data: Path, promtool: Path) -> None:
-    with source.open("w") as file:
-        for series, values in past(int(time.time()) // STEP_S * STEP_S):
-            file.writelines(f"{series} {value} {at_s}\n" for at_s, value in values.items())
-        file.write("# EOF\n")
-    # By itself it makes a block of every two hours, which takes a minute.
-    command = [promtool, "tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=336h"]
-    subprocess.run([*map(str, (*command, source, data))], check=True, stdout=subprocess.DEVNULL)
-
-
-@asynccontextmanager
-async def prometheus_with_a_past(
-    folder: Path, prometheus: Path, promtool: Path
-) -> AsyncIterator[str]:
-    data, configuration = folder / "data", folder / "prometheus.yml"
-    await asyncio.to_thread(write_past, folder / "past.txt", data, promtool)
-    configuration.write_text("{}")
-    address = f"127.0.0.1:{free_port()}"
-    command = (
-        str(prometheus),
-        f"--config.file={configuration}",
-        f"--storage.tsdb.path={data}",
-        "--storage.tsdb.retention.time=60d",
-        f"--web.listen-address={address}",
-        "--log.level=warn",
-    )
-    async with Children(folder) as children:
-        await children.start(ChildSpec("prometheus", command, f"http://{address}/-/ready"))
-        yield f"http://{address}"
-
-
 async def test_a_real_history_gives_settings_that_build_takes(
     tmp_path: Path, prometheus_binary: Path, promtool_binary: Path
 ) -> None:
@@ -141,7 +109,8 @@ async def test_a_real_history_gives_settings_that_build_takes(
     present.write_text(f"{thresholds}\n{left_out}\n")
     proposed = tmp_path / "proposed.yml"
     options = ("--since", "8d", "--config-file", str(present))
-    async with prometheus_with_a_past(tmp_path, prometheus_binary, promtool_binary) as url:
+    programs = Programs(prometheus_binary, promtool_binary)
+    async with prometheus_with(past(), tmp_path, programs) as url:
         tuned = await tune(url, *options)
         told = {
             each["key"]: each for each in json.loads((await tune(url, *options, "--json")).stdout)
