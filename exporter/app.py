@@ -120,6 +120,7 @@ class Exporter:
             self._clock,
             shard=str(config.shard.index),
             per_instance=config.metrics_per_instance,
+            hardware_label=config.metrics_hardware_label,
         )
         self._stack.push_async_callback(publisher.close)
         recent = RecentHistory(self._poller, fleet_counters, self._clock)

@@ -60,6 +60,7 @@ class Config:
     canary_prompt: str
     shard: Shard
     metrics_per_instance: bool | None
+    metrics_hardware_label: str
     metrics_latency_unit: str
     metrics_max_tokens_per_second: int
     web_listen_address: tuple[str, int]

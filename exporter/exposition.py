@@ -185,6 +185,8 @@ def _many(fleet: Fleet) -> tuple[tuple[Series, Mapping[Any, float]], ...]:
     return (
         (catalogue.NODE_INSTANCES, fleet.node_instances),
         (catalogue.NODE_TOKENS_PER_SECOND, fleet.node_tokens_per_second),
+        (catalogue.NODE_MEASURED_INSTANCES, fleet.node_measured_instances),
+        (catalogue.NODE_PEERS_TOKENS_PER_SECOND, fleet.node_peers_tokens_per_second),
         (catalogue.NODE_ERRORS, fleet.node_errors),
     )
 

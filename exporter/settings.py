@@ -9,6 +9,7 @@ from typing import Any
 
 from exporter.engines.base import MAX_TOKENS_PER_SECOND
 from exporter.inventory import Shard
+from exporter.inventory.checks import label_name_fault
 from ollama_fleet.durations import parse_duration_s, parse_positive_duration_s
 from ollama_fleet.levels import parse_level
 from ollama_fleet.urls import base_url, host_port
@@ -105,6 +106,14 @@ def one_of(*choices: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def label_name(text: str) -> str:
+    """Return the name of a label of the inventory."""
+    name = text.strip()
+    if fault := label_name_fault(name):
+        raise ValueError(fault)
+    return name
 
 
 def address(text: str) -> tuple[str, int]:
@@ -283,6 +292,15 @@ SETTINGS = (
         "node are always published.",
         switch_or_auto,
         "auto|true|false",
+    ),
+    Setting(
+        "metrics.hardware-label",
+        "hardware",
+        "Label of the inventory that names a node's hardware, such as `hardware: l40s`. A node's "
+        "speed is compared with nodes of the same hardware, model and engine; without the label, "
+        "with nodes of about the same speed.",
+        label_name,
+        "LABEL",
     ),
     Setting(
         "metrics.latency-unit",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from exporter.counters import MAX_MODELS, CounterState, bounded, speed_now
+from exporter.counters import MAX_MODELS, OTHER, CounterState, bounded, speed_now
 from exporter.model import (
     MAX_LOADED,
     CanaryState,
@@ -21,6 +21,7 @@ from exporter.model import (
     Status,
     Target,
 )
+from exporter.peers import NodeKey, peers_speeds
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
@@ -80,8 +81,11 @@ class Fleet:
     latency_p99_s: float | None
     model_instances: Mapping[tuple[str, Status], int]
     node_instances: Mapping[tuple[str, Status], int]
-    node_tokens_per_second: Mapping[tuple[str, str], float]
-    """By (node, model)."""
+    node_tokens_per_second: Mapping[NodeKey, float]
+    node_measured_instances: Mapping[NodeKey, int]
+    """Instances in `node_tokens_per_second`."""
+    node_peers_tokens_per_second: Mapping[NodeKey, float]
+    """Median over the peers of a node of their speed per instance."""
     generated_tokens: Mapping[str, float]
     errors: Mapping[str, float]
     node_errors: Mapping[tuple[str, str], float]
@@ -253,13 +257,15 @@ class ModelUse:
 class Aggregation:
     """Adds up rows, chunk by chunk."""
 
-    def __init__(self, *, now_s: float) -> None:
+    def __init__(self, *, now_s: float, hardware_label: str = "hardware") -> None:
         self._now_s = now_s
+        self._hardware_label = hardware_label
         self._node_instances: Counter[tuple[str, Status]] = Counter()
         self._model_instances: Counter[tuple[str, Status]] = Counter()
-        self._node_tokens_per_second: dict[tuple[str, str], float] = {}
-        self._measured: Counter[str] = Counter()
-        """Healthy instances whose speed is known, by model."""
+        self._node_speeds: dict[tuple[str, str, str], list[float]] = {}
+        """Speeds of the healthy instances with a known speed, by (node, model, engine)."""
+        self._hardware: dict[str, str] = {}
+        """By node, as far as the inventory says."""
         self._latencies_s: list[float] = []
         self._conditions: Counter[Condition] = Counter()
         self._models: dict[str, ModelUse] = {}
@@ -295,36 +301,48 @@ class Aggregation:
         self._installed.update([row.counters.installed or () for row in rows])
 
     def _add_speeds(self, healthy: Sequence[Row]) -> None:
-        totals = self._node_tokens_per_second
-        measured_models = []
+        speeds = self._node_speeds
         for row in healthy:
             counters = row.counters
             speed = speed_now(counters, row.canary, now_s=self._now_s)
-            if speed is not None:
-                key = (row.target.node, counters.model)
-                totals[key] = totals.get(key, 0.0) + speed
-                measured_models.append(counters.model)
-        self._measured.update(measured_models)
+            if speed and row.reading is not None:
+                key = (row.target.node, counters.model, row.reading.engine)
+                if key in speeds:
+                    speeds[key].append(speed)
+                else:
+                    speeds[key] = [speed]
+                    self._note_hardware(row.target)
+
+    def _note_hardware(self, target: Target) -> None:
+        if hardware := target.labels.get(self._hardware_label):
+            self._hardware[target.node] = hardware
 
     def finish(self, fleet_counters: FleetCounters) -> Fleet:
         """Return the aggregates over the rows, with the fleet's counters as they are now."""
         counts = self._model_instances.items()
         names = _commonest(_totals((model, n) for (model, _), n in counts))
-        measured = _totals((names[model], n) for model, n in self._measured.items())
-        speeds = _totals(
-            ((node, names[model]), speed)
-            for (node, model), speed in self._node_tokens_per_second.items()
-        )
+        nodes = [
+            (NodeKey(node, names[model], engine), speeds)
+            for (node, model, engine), speeds in self._node_speeds.items()
+        ]
+        speeds = _totals((key, sum(speeds)) for key, speeds in nodes)
+        measured = _totals((key, len(speeds)) for key, speeds in nodes)
         return Fleet(
             instances=dict.fromkeys(Status, 0) | _totals((status, n) for (_, status), n in counts),
-            tokens_per_second=_totals((model, speed) for (_, model), speed in speeds.items()),
-            measured_instances=dict.fromkeys(names.values(), 0) | measured,
+            tokens_per_second=_totals((key.model, speed) for key, speed in speeds.items()),
+            measured_instances=dict.fromkeys(names.values(), 0)
+            | _totals((key.model, n) for key, n in measured.items()),
             latency_p99_s=quantile(self._latencies_s, QUANTILE),
             model_instances=_with_healthy(
                 _totals(((names[model], status), n) for (model, status), n in counts)
             ),
             node_instances=_with_healthy(self._node_instances),
             node_tokens_per_second=speeds,
+            node_measured_instances=measured,
+            node_peers_tokens_per_second=peers_speeds(
+                {key: speed / measured[key] for key, speed in speeds.items() if key.model != OTHER},
+                self._hardware,
+            ),
             generated_tokens=dict(fleet_counters.generated_tokens),
             errors=dict(fleet_counters.errors),
             node_errors=dict(fleet_counters.node_errors),

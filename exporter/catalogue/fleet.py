@@ -242,7 +242,22 @@ NODE_TOKENS_PER_SECOND = Series(
     "ollama_node_tokens_per_second",
     Kind.GAUGE,
     "Generation capacity of a node: sum of its healthy instances' decoding speeds, in tokens/s.",
-    (*SHARD, "node", "model"),
+    (*SHARD, "node", "model", "engine"),
+)
+NODE_MEASURED_INSTANCES = Series(
+    "ollama_node_measured_instances",
+    Kind.GAUGE,
+    "Healthy instances of a node with a known decoding speed: those in "
+    "ollama_node_tokens_per_second.",
+    (*SHARD, "node", "model", "engine"),
+)
+NODE_PEERS_TOKENS_PER_SECOND = Series(
+    "ollama_node_peers_tokens_per_second",
+    Kind.GAUGE,
+    "Median speed per instance of a node's peers, in tokens/s: nodes with the same model, engine "
+    "and hardware (metrics.hardware-label). Nodes without that label are sorted into classes of "
+    "speed. Absent for a kind of fewer than 3 nodes.",
+    (*SHARD, "node", "model", "engine"),
 )
 NODE_ERRORS = Series(
     "ollama_node_errors_total",

@@ -80,6 +80,8 @@ class Oracle(Collector):
         yield family(catalogue.MODEL_VRAM_BYTES, fleet.models.vram_bytes)
         yield family(catalogue.NODE_INSTANCES, fleet.node_instances)
         yield family(catalogue.NODE_TOKENS_PER_SECOND, fleet.node_tokens_per_second)
+        yield family(catalogue.NODE_MEASURED_INSTANCES, fleet.node_measured_instances)
+        yield family(catalogue.NODE_PEERS_TOKENS_PER_SECOND, fleet.node_peers_tokens_per_second)
         yield family(catalogue.NODE_ERRORS, fleet.node_errors)
         for series in catalogue.INSTANCE_SERIES:
             yield instance_family(series, dict(self._instances(series)))
@@ -312,7 +314,7 @@ def counting(fleet_counters: FleetCounters) -> CanaryCounters:
     return fleet_counters.canary
 
 
-def full_snapshot(n: int = 2) -> Snapshot:
+def full_snapshot(n: int = 3) -> Snapshot:
     fleet_counters = FleetCounters()
     histogram = Histogram((1.0,) * (len(BOUNDARIES_S) + 1), 1.0)
     fleet_counters.latency_bounds(0.99, NOW_S)
@@ -322,7 +324,7 @@ def full_snapshot(n: int = 2) -> Snapshot:
     fleet_counters.record("n1", "m", first)
     counting(fleet_counters).record("m", CanaryOutcome.OK, GENERATION, 1.0)
     rows = [
-        row(Target(f"i{k:05d}", "127.0.0.1", 1, node="n1"), reading(values=FULL), canary())
+        row(Target(f"i{k:05d}", "127.0.0.1", 1, node=f"n{k}"), reading(values=FULL), canary())
         for k in range(n)
     ]
     return snapshot(*rows, fleet_counters=fleet_counters)
@@ -350,8 +352,8 @@ def test_without_per_instance_series_the_aggregates_stay() -> None:
     page = text_of(render(full_snapshot(), per_instance=False))
 
     assert b"ollama_instance_" not in page
-    assert b'ollama_fleet_instances{shard="0",status="healthy"} 2\n' in page
-    assert b'ollama_model_instances{shard="0",model="m",status="healthy"} 2\n' in page
+    assert b'ollama_fleet_instances{shard="0",status="healthy"} 3\n' in page
+    assert b'ollama_model_instances{shard="0",model="m",status="healthy"} 3\n' in page
 
 
 def test_requests_are_not_counted_before_an_instance_tells_their_durations() -> None:

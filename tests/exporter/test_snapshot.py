@@ -19,6 +19,7 @@ from exporter.model import (
     Target,
     Values,
 )
+from exporter.peers import NodeKey
 from exporter.snapshot import Aggregation, conditions_of, status_of
 from tests.exporter.fleets import NOW_S, reading, row, snapshot
 
@@ -195,7 +196,7 @@ def test_of_models_without_end_the_commonest_keep_their_names() -> None:
     )
     assert (2, 11) == (fleet.measured_instances["common"], fleet.measured_instances[OTHER])
     assert (4.0, 11.0) == (fleet.tokens_per_second["common"], fleet.tokens_per_second[OTHER])
-    assert 11.0 == fleet.node_tokens_per_second["n1", OTHER]
+    assert 11.0 == fleet.node_tokens_per_second[NodeKey("n1", OTHER, "fleet")]
     for by_model in (fleet.model_instances, fleet.measured_instances, fleet.tokens_per_second):
         assert MAX_MODELS + 1 == len(by_model)
 
@@ -210,7 +211,43 @@ def test_only_healthy_instances_speed_counts() -> None:
     ).fleet
 
     assert {"m": 42.0, "x": 7.0} == fleet.tokens_per_second
-    assert {("n1", "m"): 40.0, ("n2", "m"): 2.0, ("n1", "x"): 7.0} == fleet.node_tokens_per_second
+    by_node = {("n1", "m"): 40.0, ("n2", "m"): 2.0, ("n1", "x"): 7.0}
+    assert by_node == {key[:2]: speed for key, speed in fleet.node_tokens_per_second.items()}
+
+
+def test_a_nodes_speed_per_instance_is_compared_with_nodes_of_the_same_hardware() -> None:
+    """Of the slower kind are two nodes only; an idle instance that says 0 counts nowhere."""
+    rows = [row(target(f"a{n}", node=f"a{n % 3}"), reading(values=fast(40.0))) for n in range(6)]
+    rows += [row(target(f"b{n}", node=f"b{n}"), reading(values=fast(30.0))) for n in range(2)]
+    rows = [
+        msgspec.structs.replace(
+            each, target=replace(each.target, labels={"gpu": each.target.id[0]})
+        )
+        for each in rows
+    ]
+    rows.append(row(target("idle", node="a0"), reading(values=fast(0.0))))
+    aggregation = Aggregation(now_s=NOW_S, hardware_label="gpu")
+    aggregation.add(rows)
+    fleet = aggregation.finish(FleetCounters())
+
+    a0, b0 = NodeKey("a0", "m", "fleet"), NodeKey("b0", "m", "fleet")
+    assert (80.0, 2) == (fleet.node_tokens_per_second[a0], fleet.node_measured_instances[a0])
+    assert (30.0, 1) == (fleet.node_tokens_per_second[b0], fleet.node_measured_instances[b0])
+    assert {"a0": 40.0, "a1": 40.0, "a2": 40.0} == {
+        key.node: speed for key, speed in fleet.node_peers_tokens_per_second.items()
+    }
+
+
+def test_models_that_share_a_name_because_they_are_too_many_are_not_compared() -> None:
+    rows = [
+        row(target(f"{node}-{n:04}", node=node, model=f"m{n}"), reading(values=fast(float(n + 1))))
+        for n in range(MAX_MODELS + 1)
+        for node in ("n1", "n2", "n3")
+    ]
+    fleet = snapshot(*rows).fleet
+
+    assert ("n1", OTHER, "fleet") in fleet.node_tokens_per_second
+    assert 3 * MAX_MODELS == len(fleet.node_peers_tokens_per_second)
 
 
 def test_fleet_p99_is_the_99th_percentile_over_healthy_instances() -> None:
