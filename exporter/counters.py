@@ -71,6 +71,8 @@ class CounterState(msgspec.Struct, frozen=True, gc=False):
     """When it last said its version, in seconds since 1970 UTC: it is seldom asked."""
     restarted_at_s: float = 0.0
     """When its version or counters last showed a restart, in seconds since 1970 UTC."""
+    served_at_s: float = 0.0
+    """When it last generated tokens, had no queue or did not say, in seconds since 1970 UTC."""
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
@@ -151,6 +153,9 @@ def _advanced(
         target.started_s,
         now_s if values.version else state.version_at_s,
         state.restarted_at_s,
+        state.served_at_s
+        if values.requests_queued and generated is not None and generated is state.generated
+        else now_s,
     )
     delta = _delta(state, after, values)
     if delta.n_restarts and not _is_later(state.listed_start_s, target.started_s):
@@ -324,8 +329,8 @@ def _speed(
     now_s: float,
 ) -> tuple[float | None, float]:
     """Return the speed and when it was reported: as reported, or from counters that both moved."""
-    # Zero says nothing of an idle server: it would count as one that can generate nothing.
-    if values.tokens_per_second or (values.tokens_per_second == 0 and values.requests_running):
+    # An idle server reports zero or its last speed again, which is no news of what it can do.
+    if values.tokens_per_second and (generated is None or generated is not state.generated):
         return values.tokens_per_second, now_s
     if generated and seconds and state.generated and state.generating_seconds:
         tokens = generated.total - state.generated.total
@@ -414,6 +419,8 @@ def _total(counter: Counter | None) -> float:
 
 MAX_MODELS = 500
 MAX_FLEET_ERROR_TYPES = 100
+MAX_ERROR_PAIRS = 5000
+"""Of model and error type: 50 models may have errors of all types."""
 
 
 class FleetCounters:
@@ -422,16 +429,17 @@ class FleetCounters:
     def __init__(self) -> None:
         self.generated_tokens: dict[str, float] = {}
         """By model."""
-        self.errors: dict[str, float] = {}
-        """By error type."""
+        self.errors: dict[tuple[str, str], float] = {}
+        """By (model, error type)."""
+        self._error_types: set[str] = set()
         self.node_errors: dict[tuple[str, str], float] = {}
         """By (node, error type)."""
         self.durations = MergedHistograms()
         self.time_to_first_token = MergedHistograms()
         self.queue_time = MergedHistograms()
         self._recent_bounds = RecentBounds()
-        self.failed_requests = 0.0
-        """Of the instances that report durations."""
+        self.failed_requests: dict[str, float] = {}
+        """By model, of the instances that report durations."""
         self.model_loads: dict[str, float] = {}
         """By model, as `model_unloads`."""
         self.model_unloads: dict[str, float] = {}
@@ -440,9 +448,14 @@ class FleetCounters:
         """None while no canaries are sent."""
 
     @property
-    def requests(self) -> float | None:
-        """Return the number of requests in `durations`; None until an instance reports any."""
-        return self.durations.count
+    def requests(self) -> dict[str, float]:
+        """Return the number of requests in `durations`, by model."""
+        return {model: one.cumulative[-1] for model, one in self.durations.by_model.items()}
+
+    @property
+    def request_errors(self) -> dict[str, float]:
+        """Return the number of failed ones among `requests`, by model."""
+        return {model: self.failed_requests.get(model, 0.0) for model in self.durations.by_model}
 
     def latency_bounds(self, q: float, now_s: float) -> tuple[float, float | None] | None:
         """Return the lower and upper bound of the recent q-quantile; None: no requests."""
@@ -453,17 +466,27 @@ class FleetCounters:
         if delta.generated_tokens is not None:
             _add(self.generated_tokens, model, delta.generated_tokens, MAX_MODELS)
         for kind, count in delta.errors:
-            counted_as = _add(self.errors, kind, count, MAX_FLEET_ERROR_TYPES)
-            key = (node, counted_as)
-            self.node_errors[key] = self.node_errors.get(key, 0.0) + count
+            self._record_errors(node, model, kind, count)
         _merge(self.durations, model, delta.durations)
         _merge(self.time_to_first_token, model, delta.time_to_first_token)
         _merge(self.queue_time, model, delta.queue_time)
-        self.failed_requests += delta.failed_requests
+        if delta.failed_requests:
+            counted_as = bounded(model, self.durations.by_model, MAX_MODELS)
+            _add(self.failed_requests, counted_as, delta.failed_requests, MAX_MODELS)
         for model_changed, change in delta.model_changes:
             _add(self.model_loads, model_changed, max(change, 0), MAX_MODELS)
             _add(self.model_unloads, model_changed, max(-change, 0), MAX_MODELS)
         self.restarts += delta.n_restarts
+
+    def _record_errors(self, node: str, model: str, kind: str, count: float) -> None:
+        counted_as = bounded(kind, self._error_types, MAX_FLEET_ERROR_TYPES)
+        self._error_types.add(counted_as)
+        pair = (model, counted_as)
+        if pair not in self.errors and len(self.errors) >= MAX_ERROR_PAIRS:
+            pair = (OTHER, counted_as)
+        self.errors[pair] = self.errors.get(pair, 0.0) + count
+        key = (node, counted_as)
+        self.node_errors[key] = self.node_errors.get(key, 0.0) + count
 
     def keep_nodes(self, present: Set[str]) -> None:
         """Forget nodes that the inventory no longer has, so that their series vanish."""

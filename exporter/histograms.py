@@ -100,13 +100,6 @@ class MergedHistograms:
         self.by_layout: dict[Boundaries, Histogram] = {}
         """The sum over all models by the boundaries that the instances have."""
 
-    @property
-    def count(self) -> float | None:
-        """Return how many requests were added; None before the first `add`."""
-        if not self.by_model:
-            return None
-        return sum([histogram.cumulative[-1] for histogram in self.by_model.values()])
-
     def add(self, model: str, histogram: Histogram) -> None:
         """Add what an instance gained."""
         self._note_layout(histogram)

@@ -14,7 +14,15 @@ from exporter.engines import auto
 from exporter.engines.base import HEALTH, drop_implausible, mark_implausible
 from exporter.instance_client import InstanceClient
 from exporter.model import NO_VALUES, Outcome, Reading, Target, Values, Verdict
-from exporter.snapshot import Row, conditions_of, info_label_text, is_up, label_text, status_of
+from exporter.snapshot import (
+    FLAPS,
+    Row,
+    conditions_of,
+    info_label_text,
+    is_up,
+    label_text,
+    status_of,
+)
 from ollama_fleet import keep_alive
 
 if TYPE_CHECKING:
@@ -93,6 +101,7 @@ class ScrapeTarget:
         "_canary", "_client", "_counters", "_engine", "_identify_at_s", "_info_labels",
         "_is_unreachable", "_labels", "_loading_since_s", "_options", "_requests",
         "clock_offset_s", "context", "last_failure", "poll_counts", "row", "stay", "target",
+        "turns_s",
     )  # fmt: skip
 
     def __init__(
@@ -113,6 +122,8 @@ class ScrapeTarget:
         """Whether the last poll found no server: then the next one identifies only what answers."""
         self._loading_since_s: float | None = None
         """When the first of the last polls in a row that found it loading began."""
+        self.turns_s: tuple[float, ...] = ()
+        """When its last polls changed between good and bad, in seconds since 1970 UTC."""
         self._counters = counters or CounterState()
         self._canary = canary
         self.stay: Stay | None = None
@@ -136,6 +147,7 @@ class ScrapeTarget:
         canary = None if is_moved else self._canary
         successor = ScrapeTarget(target, self._options, counters, canary)
         successor.poll_counts, successor.last_failure = self.poll_counts, self.last_failure
+        successor.turns_s = () if is_moved else self.turns_s
         return successor
 
     def relabel(self, target: Target) -> None:
@@ -294,8 +306,15 @@ class ScrapeTarget:
             if delta.implausible:
                 verdict = mark_implausible(verdict, delta.implausible)
         duration_s = round(self._options.clock.monotonic_s() - start.started_s, 6)
-        self._show(Reading(verdict, self._engine_name(), start.polled_at_s, duration_s))
+        reading = Reading(verdict, self._engine_name(), start.polled_at_s, duration_s)
+        self._note_turn(reading)
+        self._show(reading)
         return PollResult(verdict, delta)
+
+    def _note_turn(self, reading: Reading) -> None:
+        was_up, now_up = self.row.is_up, is_up(reading)
+        if was_up is not now_up and was_up is not None and now_up is not None:
+            self.turns_s = (*self.turns_s[-FLAPS:], reading.polled_at_s)
 
     def _note_gpu(self, values: Values) -> None:
         known = self._options.models_on_gpu
@@ -356,9 +375,10 @@ class ScrapeTarget:
             conditions_of(
                 self.target,
                 reading,
-                self._counters.installed,
+                self._counters,
                 self._canary,
                 models_on_gpu=self._options.models_on_gpu,
+                turns_s=self.turns_s,
             ),
             self._canary,
         )

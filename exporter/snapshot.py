@@ -35,6 +35,14 @@ Key = TypeVar("Key", bound="Hashable")
 Amount = TypeVar("Amount", int, float)
 
 QUANTILE = 0.99
+HIGH_QUANTILES = (0.5, 0.9, 0.99)
+"""Of what hurts when it is high."""
+LOW_QUANTILES = (0.5, 0.1, 0.01)
+"""Of what hurts when it is low."""
+FLEET_QUANTILES = (*HIGH_QUANTILES, 0.999)
+
+MAX_VERSIONS = 100
+"""Pairs of engine and version that are counted apart; the rare ones beyond count as `other`."""
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -87,7 +95,8 @@ class Fleet:
     node_peers_tokens_per_second: Mapping[NodeKey, float]
     """Median over the peers of a node of their speed per instance."""
     generated_tokens: Mapping[str, float]
-    errors: Mapping[str, float]
+    errors: Mapping[tuple[str, str], float]
+    """By (model, error type)."""
     node_errors: Mapping[tuple[str, str], float]
     durations: Mapping[str, Histogram]
     """By model, like the next two."""
@@ -95,9 +104,19 @@ class Fleet:
     queue_time: Mapping[str, Histogram]
     latency_p99_bounds: Mapping[str, float]
     """`lower` and `upper` bound of the p99 of these durations, as far as they are known."""
-    requests: float | None
-    """The requests in `durations`; None, like their errors, if no instance reports durations."""
-    request_errors: float | None
+    requests: Mapping[str, float]
+    """The requests in `durations`, by model."""
+    request_errors: Mapping[str, float]
+    requests_queued: Mapping[str, float]
+    """By model, of those whose instances report it."""
+    engine_instances: Mapping[tuple[str, str], int]
+    """By (engine, version)."""
+    instance_latencies_s: Mapping[str, float]
+    """By quantile, over the healthy instances."""
+    model_speeds: Mapping[tuple[str, str], float]
+    """By (model, quantile), over the healthy instances, like the next two."""
+    model_latencies_s: Mapping[tuple[str, str], float]
+    model_kv_cache_ratios: Mapping[tuple[str, str], float]
     conditions: Mapping[Condition, int]
     models: ModelTotals
     model_loads: Mapping[str, float]
@@ -165,29 +184,62 @@ STATUS_BY_OUTCOME = {
 """Every other outcome: there was a connection but no good answer, so unhealthy."""
 
 
+FLAPS = 4
+FLAPPING_S = 900.0
+"""An instance is flapping if its polls change between good and bad more than FLAPS times in this
+time, whatever its status."""
+KV_CACHE_FULL_RATIO = 0.95
+NOT_SERVING_S = 600.0
+"""How long an instance may have a queue and generate no token."""
+
+
 def conditions_of(
     target: Target,
     reading: Reading | None,
-    installed: Sequence[str] | None,
+    counters: CounterState,
     canary: CanaryState | None = None,
     *,
     models_on_gpu: Collection[str] = (),
+    turns_s: Sequence[float] = (),
 ) -> tuple[Condition, ...]:
-    """Return the conditions of an instance that runs and whose last poll was good.
+    """Return the conditions of an instance: flapping, others if it runs and its last poll was good.
 
-    A model that no instance has in GPU memory is meant to run on the CPU.
+    A model that is not among `models_on_gpu` is meant to run on the CPU. `turns_s` are the times
+    at which its polls changed between good and bad, in seconds since 1970 UTC.
     """
-    if reading is None or target.state is not State.RUNNING:
+    if reading is None:
         return ()
-    if reading.verdict.outcome is not Outcome.OK:
-        return ()
-    loaded = reading.verdict.values.loaded
+    flapping: tuple[Condition, ...] = ()
+    if turns_s and _is_flapping(turns_s, reading.polled_at_s):
+        flapping = (Condition.FLAPPING,)
+    if target.state is not State.RUNNING or reading.verdict.outcome is not Outcome.OK:
+        return flapping
+    conditions = _conditions_of_healthy(target, reading, counters, models_on_gpu)
+    if canary and canary.n_stalled:
+        conditions = (*conditions, Condition.STALLED)
+    return (*conditions, *flapping) if flapping else conditions
+
+
+def _is_flapping(turns_s: Sequence[float], now_s: float) -> bool:
+    return len(turns_s) > FLAPS and now_s - turns_s[-FLAPS - 1] <= FLAPPING_S
+
+
+def _conditions_of_healthy(
+    target: Target, reading: Reading, counters: CounterState, models_on_gpu: Collection[str]
+) -> tuple[Condition, ...]:
+    values = reading.verdict.values
     conditions: tuple[Condition, ...] = ()
-    if loaded is not None:
-        conditions = _missing(target.model, [model.name for model in loaded], installed)
-        if any(_has_left_gpu(model, models_on_gpu) for model in loaded):
+    if values.loaded is not None:
+        loaded = [model.name for model in values.loaded]
+        conditions = _missing(target.model, loaded, counters.installed)
+        if any(_has_left_gpu(model, models_on_gpu) for model in values.loaded):
             conditions = (*conditions, Condition.ON_CPU)
-    return (*conditions, Condition.STALLED) if canary and canary.n_stalled else conditions
+    # Its queue is asked first: few have one.
+    if values.requests_queued and reading.polled_at_s - counters.served_at_s >= NOT_SERVING_S:
+        conditions = (*conditions, Condition.NOT_SERVING)
+    if (values.kv_cache_usage_ratio or 0.0) >= KV_CACHE_FULL_RATIO:
+        conditions = (*conditions, Condition.KV_CACHE_FULL)
+    return conditions
 
 
 def _has_left_gpu(model: LoadedModel, models_on_gpu: Collection[str]) -> bool:
@@ -254,6 +306,47 @@ class ModelUse:
             self.n_on_cpu += is_on_cpu(model)
 
 
+class Samples:
+    """One figure of many instances, by model."""
+
+    __slots__ = ("_by_model",)
+
+    def __init__(self) -> None:
+        self._by_model: dict[str, list[float]] = {}
+
+    def add(self, model: str, value: float) -> None:
+        """Take in an instance's figure."""
+        known = self._by_model.get(model)
+        if known is None:
+            self._by_model[model] = [value]
+        else:
+            known.append(value)
+
+    def quantiles(self, qs: Sequence[float]) -> dict[str, float]:
+        """Return quantiles over all instances, by their label values."""
+        values = sorted(value for some in self._by_model.values() for value in some)
+        return {repr(q): _interpolated(values, q) for q in qs} if values else {}
+
+    def quantiles_by_model(
+        self, qs: Sequence[float], names: Mapping[str, str]
+    ) -> dict[tuple[str, str], float]:
+        """Return quantiles by the names that models are counted under, and label values."""
+        return _quantiles(((names[model], some) for model, some in self._by_model.items()), qs)
+
+
+def _quantiles(
+    samples: Iterable[tuple[str, Sequence[float]]], qs: Sequence[float]
+) -> dict[tuple[str, str], float]:
+    """Return quantiles of the samples that have the same name, by name and label value."""
+    merged: dict[str, list[float]] = {}
+    for name, some in samples:
+        merged.setdefault(name, []).extend(some)
+    ordered = {name: sorted(values) for name, values in merged.items()}
+    return {
+        (name, repr(q)): _interpolated(values, q) for name, values in ordered.items() for q in qs
+    }
+
+
 class Aggregation:
     """Adds up rows, chunk by chunk."""
 
@@ -267,6 +360,12 @@ class Aggregation:
         self._hardware: dict[str, str] = {}
         """By node, as far as the inventory says."""
         self._latencies_s: list[float] = []
+        """Of instances that do not report a histogram."""
+        self._all_latencies_s = Samples()
+        self._kv_cache_ratios = Samples()
+        self._queued: dict[str, float] = {}
+        self._versions: Counter[tuple[str, str]] = Counter()
+        """By (engine, version)."""
         self._conditions: Counter[Condition] = Counter()
         self._models: dict[str, ModelUse] = {}
         """By name: the models that are loaded, and those that the inventory lists."""
@@ -279,12 +378,9 @@ class Aggregation:
         self._model_instances.update([(row.counters.model, row.status) for row in rows])
         healthy = [row for row in rows if row.status is Status.HEALTHY]
         self._add_speeds(healthy)
-        reported = [row.reading.verdict.values for row in healthy if row.reading is not None]
-        self._latencies_s += [
-            values.latency_p99_s
-            for values in reported
-            if values.latency_p99_s is not None and values.request_duration is None
-        ]
+        self._add_values(healthy)
+        self._add_queues(rows)
+        self._versions.update([(_engine(row), row.counters.version) for row in rows])
         self._conditions.update([condition for row in rows for condition in row.conditions])
         self._add_models([row for row in rows if row.counters.loaded is not None and row.is_up])
 
@@ -299,6 +395,30 @@ class Aggregation:
                     use = models[model.name] = ModelUse()
                 use.add(model)
         self._installed.update([row.counters.installed or () for row in rows])
+
+    def _add_values(self, healthy: Sequence[Row]) -> None:
+        """Take in what healthy instances report of themselves."""
+        latencies, kv_cache = self._all_latencies_s, self._kv_cache_ratios
+        for row in healthy:
+            if row.reading is None:
+                continue
+            values = row.reading.verdict.values
+            if values.latency_p99_s is not None:
+                latencies.add(row.counters.model, values.latency_p99_s)
+                if values.request_duration is None:
+                    self._latencies_s.append(values.latency_p99_s)
+            if values.kv_cache_usage_ratio is not None:
+                kv_cache.add(row.counters.model, values.kv_cache_usage_ratio)
+
+    def _add_queues(self, rows: Sequence[Row]) -> None:
+        totals = self._queued
+        for row in rows:
+            if row.reading is None:
+                continue
+            queued = row.reading.verdict.values.requests_queued
+            if queued is not None:
+                model = row.counters.model
+                totals[model] = totals.get(model, 0.0) + queued
 
     def _add_speeds(self, healthy: Sequence[Row]) -> None:
         speeds = self._node_speeds
@@ -351,9 +471,13 @@ class Aggregation:
             queue_time=dict(fleet_counters.queue_time.by_model),
             latency_p99_bounds=_named(fleet_counters.latency_bounds(QUANTILE, self._now_s)),
             requests=fleet_counters.requests,
-            request_errors=None
-            if fleet_counters.requests is None
-            else fleet_counters.failed_requests,
+            request_errors=fleet_counters.request_errors,
+            requests_queued=_totals((names[model], n) for model, n in self._queued.items()),
+            engine_instances=_common_versions(self._versions),
+            instance_latencies_s=self._all_latencies_s.quantiles(FLEET_QUANTILES),
+            model_speeds=_quantiles(((key.model, some) for key, some in nodes), LOW_QUANTILES),
+            model_latencies_s=self._all_latencies_s.quantiles_by_model(HIGH_QUANTILES, names),
+            model_kv_cache_ratios=self._kv_cache_ratios.quantiles_by_model(HIGH_QUANTILES, names),
             conditions=dict.fromkeys(Condition, 0) | self._conditions,
             models=self._model_totals(),
             model_loads=dict(fleet_counters.model_loads),
@@ -376,6 +500,16 @@ class Aggregation:
             vram_bytes=_totals((name, use.vram_bytes or 0.0) for name, use in in_vram),
             installed_instances=_totals((on_disk[model], n) for model, n in installed.items()),
         )
+
+
+def _engine(row: Row) -> str:
+    return row.target.engine if row.reading is None else row.reading.engine
+
+
+def _common_versions(counts: Counter[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """Return the counts by (engine, version); if there are too many, the rare ones share one."""
+    kept = {pair for pair, _ in counts.most_common(MAX_VERSIONS)}
+    return _totals((pair if pair in kept else (pair[0], OTHER), n) for pair, n in counts.items())
 
 
 def _loaded(row: Row) -> tuple[LoadedModel, ...]:
@@ -415,7 +549,11 @@ def quantile(values: Sequence[float], q: float) -> float | None:
     """Return the q-quantile, interpolated as Prometheus' `quantile` does; None of no values."""
     if not values:
         return None
-    ordered = sorted(values)
+    return _interpolated(sorted(values), q)
+
+
+def _interpolated(ordered: Sequence[float], q: float) -> float:
+    """Return the q-quantile of values in order, of which there is at least one."""
     rank = q * (len(ordered) - 1)
     lower = int(rank)
     upper = min(lower + 1, len(ordered) - 1)

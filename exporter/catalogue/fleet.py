@@ -25,12 +25,15 @@ FLEET_INVENTORY_INSTANCES = Series(
 FLEET_INSTANCE_CONDITIONS = Series(
     "ollama_fleet_instance_conditions",
     Kind.GAUGE,
-    "Running instances that answered the last poll and have a condition; every condition is always "
-    "present. model_not_loaded: the model that the inventory lists is not in memory. "
-    "model_not_installed: it is not on disk either. nothing_loaded: the inventory lists no model "
-    "and none is in memory. on_cpu: a loaded model is partly outside GPU memory, or wholly while "
-    "another instance has it on a GPU. stalled: the last canary that was sent got no answer before "
-    "its deadline.",
+    "Instances with a condition; every condition is always present. flapping counts in any status; "
+    "the others count running instances that answered the last poll. model_not_loaded: the model "
+    "that the inventory lists is not in memory. model_not_installed: it is not on disk either. "
+    "nothing_loaded: the inventory lists no model and none is in memory. on_cpu: a loaded model is "
+    "partly outside GPU memory, or wholly while another instance has it on a GPU. stalled: the "
+    "last canary that was sent got no answer before its deadline. flapping: its polls changed "
+    "between good and bad more than 4 times within 15 minutes. not_serving: it has had queued "
+    "requests and generated no token for 10 minutes. kv_cache_full: at least 95 % of its KV cache "
+    "is used.",
     (*SHARD, "condition"),
 )
 FLEET_RESTARTS = Series(
@@ -40,6 +43,20 @@ FLEET_RESTARTS = Series(
     "or a token counter that went back. Stock Ollama reports neither start time nor counters: only "
     "a new version, or a new `started` in the inventory, shows its restart.",
     SHARD,
+)
+FLEET_ENGINE_INSTANCES = Series(
+    "ollama_fleet_engine_instances",
+    Kind.GAUGE,
+    "Instances by engine and version, as last known; version is empty while it is unknown. Of more "
+    "than 100 versions the rare ones count as other.",
+    (*SHARD, "engine", "version"),
+)
+FLEET_REQUESTS_QUEUED = Series(
+    "ollama_fleet_requests_queued",
+    Kind.GAUGE,
+    "Requests that wait in the queues of instances. Absent for a model of which no instance "
+    "reports its queue.",
+    (*SHARD, "model"),
 )
 FLEET_TOKENS_PER_SECOND = Series(
     "ollama_fleet_tokens_per_second",
@@ -61,6 +78,13 @@ FLEET_REQUEST_LATENCY_P99 = Series(
     "Instances that report a histogram are in ollama_fleet_request_duration_seconds instead.",
     SHARD,
 )
+FLEET_INSTANCE_REQUEST_LATENCY_P99 = Series(
+    "ollama_fleet_instance_request_latency_p99_seconds",
+    Kind.SUMMARY,
+    "Quantiles over healthy instances of the p99 request latency that each reports. At quantile "
+    "0.9 one instance in ten is slower.",
+    (*SHARD, "quantile"),
+)
 FLEET_REQUEST_LATENCY_P99_BOUND = Series(
     "ollama_fleet_request_latency_p99_bound_seconds",
     Kind.GAUGE,
@@ -78,7 +102,7 @@ FLEET_ERRORS = Series(
     "ollama_fleet_errors_total",
     Kind.COUNTER,
     "Failed requests reported by instances since this exporter started.",
-    (*SHARD, "error_type"),
+    (*SHARD, "model", "error_type"),
 )
 FLEET_REQUEST_DURATION = Series(
     "ollama_fleet_request_duration_seconds",
@@ -92,15 +116,15 @@ FLEET_REQUESTS = Series(
     "ollama_fleet_requests_total",
     Kind.COUNTER,
     "Finished requests, failed ones included, of instances that report a duration histogram; the "
-    "count of ollama_fleet_request_duration_seconds over all models.",
-    SHARD,
+    "count of ollama_fleet_request_duration_seconds.",
+    (*SHARD, "model"),
 )
 FLEET_REQUEST_ERRORS = Series(
     "ollama_fleet_request_errors_total",
     Kind.COUNTER,
     "Failed requests among ollama_fleet_requests_total; the error ratio is this divided by that. "
     "ollama_fleet_errors_total also counts instances without a duration histogram.",
-    SHARD,
+    (*SHARD, "model"),
 )
 FLEET_TIME_TO_FIRST_TOKEN = Series(
     "ollama_fleet_time_to_first_token_seconds",
@@ -228,6 +252,26 @@ MODEL_VRAM_BYTES = Series(
     Kind.GAUGE,
     "GPU memory of the loaded model, summed over instances.",
     (*SHARD, "model"),
+)
+
+MODEL_INSTANCE_TOKENS_PER_SECOND = Series(
+    "ollama_model_instance_tokens_per_second",
+    Kind.SUMMARY,
+    "Quantiles over healthy instances of a model of their decoding speed. At quantile 0.1 one "
+    "instance in ten is slower.",
+    (*SHARD, "model", "quantile"),
+)
+MODEL_INSTANCE_REQUEST_LATENCY_P99 = Series(
+    "ollama_model_instance_request_latency_p99_seconds",
+    Kind.SUMMARY,
+    "Quantiles over healthy instances of a model of the p99 request latency that each reports.",
+    (*SHARD, "model", "quantile"),
+)
+MODEL_INSTANCE_KV_CACHE_USAGE = Series(
+    "ollama_model_instance_kv_cache_usage_ratio",
+    Kind.SUMMARY,
+    "Quantiles over healthy instances of a model of the used share of their KV cache.",
+    (*SHARD, "model", "quantile"),
 )
 
 # Per node

@@ -22,8 +22,8 @@ INSTANCE_TOKENS_PER_SECOND = Series(
     "ollama_instance_tokens_per_second",
     Kind.GAUGE,
     "Decoding speed of a healthy instance, in tokens/s: as it reports it, else computed from its "
-    "counters, else measured by the last canary. An idle instance keeps its last value for an "
-    "hour, then it is absent.",
+    "counters, else measured by the last canary. A reported 0, or a speed without new tokens, says "
+    "nothing: an idle instance keeps its last value for an hour, then it is absent.",
     INSTANCE,
 )
 INSTANCE_LATENCY_P99 = Series(

@@ -12,6 +12,8 @@ class Kind(StrEnum):
     GAUGE = "gauge"
     COUNTER = "counter"
     HISTOGRAM = "histogram"
+    SUMMARY = "summary"
+    """Quantiles only: without a sum and a count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,9 @@ class Condition(StrEnum):
     NOTHING_LOADED = "nothing_loaded"
     ON_CPU = "on_cpu"
     STALLED = "stalled"
+    FLAPPING = "flapping"
+    NOT_SERVING = "not_serving"
+    KV_CACHE_FULL = "kv_cache_full"
 
 
 BOUNDARIES_S = (

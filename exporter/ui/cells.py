@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 STATUS_CODES = {status: code for code, status in enumerate(Status)}
 STATUS = "status"
 CONDITIONS = "conditions"
+# Eight are as many as a byte of a column holds.
 CONDITION_BITS = {condition: 1 << bit for bit, condition in enumerate(Condition)}
 UNKNOWN = -1
 """Stands for a value that is not known: none of ours is negative."""
@@ -269,10 +270,13 @@ WORST_STATUSES = (
 """Healthy ones come after these, and only where they have a condition."""
 WORST_CONDITIONS = (
     Condition.STALLED,
+    Condition.NOT_SERVING,
     Condition.MODEL_NOT_INSTALLED,
     Condition.MODEL_NOT_LOADED,
     Condition.NOTHING_LOADED,
+    Condition.FLAPPING,
     Condition.ON_CPU,
+    Condition.KV_CACHE_FULL,
 )
 
 

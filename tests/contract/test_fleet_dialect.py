@@ -102,8 +102,9 @@ async def test_failed_requests_are_among_those_whose_durations_are_told(tmp_path
         fleet.inject("errors", share=1, ratio=1.0)
         async with watching(*await targets_of(fleet, tmp_path / "fleet.json")) as polled:
             fleet_counters = polled.fleet_counters
-            await eventually(lambda: (fleet_counters.requests or 0.0) >= 300)
-            requests, failed = fleet_counters.requests, fleet_counters.failed_requests
+            await eventually(lambda: sum(fleet_counters.requests.values()) >= 300)
+            requests = sum(fleet_counters.requests.values())
+            failed = sum(fleet_counters.request_errors.values())
 
     assert pytest.approx(requests, rel=0.25) == failed
 

@@ -284,7 +284,7 @@ def test_the_list_of_others_series_has_none_that_nobody_asks_for() -> None:
 
 def is_counter(name: str) -> bool:
     found = expression_lints.series(name)
-    return found.kind is not Kind.GAUGE if found else name.endswith("_total")
+    return found.kind in (Kind.COUNTER, Kind.HISTOGRAM) if found else name.endswith("_total")
 
 
 # Few enough lines, and quick

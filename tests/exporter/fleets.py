@@ -43,7 +43,7 @@ def row(target: Target, seen: Reading | None = None, canary: CanaryState | None 
             counters.version,
             target.developer,
         ),
-        conditions_of(target, seen, counters.installed, canary),
+        conditions_of(target, seen, counters, canary),
         canary,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate, pairwise
 
 import msgspec
@@ -170,13 +171,45 @@ def test_speed_is_kept_while_idle_and_dropped_after_an_hour() -> None:
 
 
 def test_a_speed_of_zero_is_no_news_of_an_idle_server() -> None:
-    idle, stuck = (
-        Values(tokens_per_second=0.0, requests_running=running) for running in (0.0, 1.0)
-    )
+    idle = Values(tokens_per_second=0.0, requests_running=1.0)
 
     assert speed_now(after(idle)[0], now_s=1.0) is None
     assert 42.0 == speed_now(after(Values(tokens_per_second=42.0), idle)[0], now_s=2.0)
-    assert 0.0 == speed_now(after(Values(tokens_per_second=42.0), stuck)[0], now_s=2.0)
+
+
+def test_a_speed_without_new_tokens_is_no_news() -> None:
+    """A server that is idle for an hour reports its last speed all the time."""
+    first = Values(tokens_per_second=42.0, generated_tokens_total=100.0)
+    idle = msgspec.structs.replace(first, tokens_per_second=40.0)
+    busy = Values(tokens_per_second=41.0, generated_tokens_total=101.0)
+    without_counter = Values(tokens_per_second=39.0)
+
+    assert 42.0 == speed_now(after(first, idle)[0], now_s=SPEED_KEPT_S)
+    assert speed_now(after(first, idle)[0], now_s=0.1 + SPEED_KEPT_S) is None
+    assert 41.0 == speed_now(after(first, busy)[0], now_s=10.0)
+    assert 39.0 == speed_now(after(without_counter, without_counter)[0], now_s=10 + SPEED_KEPT_S)
+
+
+def test_an_instance_serves_as_long_as_it_generates_or_nothing_waits() -> None:
+    waiting = Values(requests_queued=1.0, generated_tokens_total=100.0)
+    more = partial(msgspec.structs.replace, waiting)
+    served_s = {
+        "first seen": after(waiting)[0].served_at_s,
+        "no token": after(waiting, waiting, waiting)[0].served_at_s,
+        "a token": after(waiting, more(generated_tokens_total=101.0))[0].served_at_s,
+        "restarted": after(waiting, more(generated_tokens_total=0.0))[0].served_at_s,
+        "no queue": after(waiting, more(requests_queued=0.0))[0].served_at_s,
+        "no counter": after(*[Values(requests_queued=1.0)] * 2)[0].served_at_s,
+    }
+
+    assert {
+        "first seen": 0.0,
+        "no token": 0.0,
+        "a token": 10.0,
+        "restarted": 10.0,
+        "no queue": 10.0,
+        "no counter": 10.0,
+    } == served_s
 
 
 @pytest.mark.parametrize(
@@ -312,8 +345,8 @@ def ledger_after(increases: list[Delta]) -> tuple[float, float, float, float]:
     return (
         sum(fleet_counters.generated_tokens.values()),
         sum(fleet_counters.errors.values()),
-        fleet_counters.requests or 0.0,
-        fleet_counters.failed_requests,
+        sum(fleet_counters.requests.values()),
+        sum(fleet_counters.request_errors.values()),
     )
 
 
@@ -418,10 +451,10 @@ def test_a_move_keeps_totals_model_version_and_speed_and_forgets_the_start() -> 
 def test_increases_add_up_by_model_type_and_node() -> None:
     fleet_counters = FleetCounters()
     fleet_counters.record("n1", "m1", Delta(10.0, (("oom", 1.0),)))
-    fleet_counters.record("n2", "m1", Delta(5.0, (("oom", 2.0), ("timeout", 3.0))))
+    fleet_counters.record("n2", "m2", Delta(5.0, (("oom", 2.0), ("timeout", 3.0))))
 
-    assert {"m1": 15.0} == fleet_counters.generated_tokens
-    assert {"oom": 3.0, "timeout": 3.0} == fleet_counters.errors
+    assert {"m1": 10.0, "m2": 5.0} == fleet_counters.generated_tokens
+    assert {("m1", "oom"): 1.0, ("m2", "oom"): 2.0, ("m2", "timeout"): 3.0} == fleet_counters.errors
     assert {
         ("n1", "oom"): 1.0,
         ("n2", "oom"): 2.0,
@@ -440,14 +473,16 @@ def test_durations_of_a_model_are_merged() -> None:
 def test_requests_are_those_of_all_durations_and_begin_with_them() -> None:
     fleet_counters = FleetCounters()
     fleet_counters.record("n1", "m1", Delta(1.0, (("oom", 2.0),)))
-    assert fleet_counters.requests is None
+    assert {} == fleet_counters.requests
 
     fleet_counters.record("n1", "m1", Delta(durations=Histogram((0.0, 0.0), 0.0)))
-    assert 0.0 == fleet_counters.requests
+    assert {"m1": 0.0} == fleet_counters.requests == fleet_counters.request_errors
 
     fleet_counters.record("n1", "m1", Delta(durations=Histogram((2.0, 5.0), 0.5)))
-    fleet_counters.record("n2", "m2", Delta(durations=Histogram((2.0, 2.0), 0.25)))
-    assert 7.0 == fleet_counters.requests
+    one = Delta(durations=Histogram((2.0, 2.0), 0.25), failed_requests=1.0)
+    fleet_counters.record("n2", "m2", one)
+    assert {"m1": 5.0, "m2": 2.0} == fleet_counters.requests
+    assert {"m1": 0.0, "m2": 1.0} == fleet_counters.request_errors
 
 
 def test_error_types_without_end_are_counted_together() -> None:
@@ -462,6 +497,15 @@ def test_error_types_without_end_are_counted_together() -> None:
     )
 
 
+def test_errors_of_models_without_end_count_together() -> None:
+    fleet_counters = FleetCounters()
+    for n in range(ledger_.MAX_ERROR_PAIRS + 10):
+        fleet_counters.record("n", f"m{n // 10}", Delta(errors=((f"e{n % 10}", 1.0),)))
+
+    assert ledger_.MAX_ERROR_PAIRS + 10 == len(fleet_counters.errors)
+    assert 1.0 == fleet_counters.errors[ledger_.OTHER, "e9"]
+
+
 def test_a_node_that_is_gone_is_forgotten_and_the_fleets_count_stays() -> None:
     fleet_counters = FleetCounters()
     fleet_counters.record("n1", "m", Delta(errors=(("oom", 1.0),)))
@@ -470,7 +514,7 @@ def test_a_node_that_is_gone_is_forgotten_and_the_fleets_count_stays() -> None:
     fleet_counters.keep_nodes({"n2"})
 
     assert {("n2", "oom"): 1.0} == fleet_counters.node_errors
-    assert {"oom": 2.0} == fleet_counters.errors
+    assert {("m", "oom"): 2.0} == fleet_counters.errors
 
 
 def loaded(*models: str, **rest: object) -> Values:

@@ -61,12 +61,18 @@ class Oracle(Collector):
         yield single(catalogue.FLEET_REQUEST_LATENCY_P99, fleet.latency_p99_s)
         yield family(catalogue.FLEET_GENERATED_TOKENS, fleet.generated_tokens)
         yield family(catalogue.FLEET_ERRORS, fleet.errors)
+        yield family(catalogue.FLEET_REQUESTS, fleet.requests)
+        yield family(catalogue.FLEET_REQUEST_ERRORS, fleet.request_errors)
+        yield family(catalogue.FLEET_REQUESTS_QUEUED, fleet.requests_queued)
+        yield family(catalogue.FLEET_ENGINE_INSTANCES, fleet.engine_instances)
+        yield family(catalogue.FLEET_INSTANCE_REQUEST_LATENCY_P99, fleet.instance_latencies_s)
+        yield family(catalogue.MODEL_INSTANCE_TOKENS_PER_SECOND, fleet.model_speeds)
+        yield family(catalogue.MODEL_INSTANCE_REQUEST_LATENCY_P99, fleet.model_latencies_s)
+        yield family(catalogue.MODEL_INSTANCE_KV_CACHE_USAGE, fleet.model_kv_cache_ratios)
         yield durations(catalogue.FLEET_REQUEST_DURATION, fleet.durations)
         yield durations(catalogue.FLEET_TIME_TO_FIRST_TOKEN, fleet.time_to_first_token)
         yield durations(catalogue.FLEET_QUEUE_TIME, fleet.queue_time)
         yield family(catalogue.FLEET_REQUEST_LATENCY_P99_BOUND, fleet.latency_p99_bounds)
-        yield single(catalogue.FLEET_REQUESTS, fleet.requests)
-        yield single(catalogue.FLEET_REQUEST_ERRORS, fleet.request_errors)
         yield single(catalogue.FLEET_RESTARTS, fleet.restarts)
         yield family(catalogue.FLEET_INSTANCE_CONDITIONS, fleet.conditions)
         yield family(catalogue.FLEET_MODEL_LOADS, fleet.model_loads)
@@ -153,11 +159,20 @@ def parts(key: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def instance_family(series: Series, values: Any) -> Metric:
+    if series.kind is Kind.SUMMARY:
+        return quantiles(series, values)
     kinds = {Kind.GAUGE: GaugeMetricFamily, Kind.COUNTER: CounterMetricFamily}
     metric: Any = kinds[series.kind](series.name, series.help, labels=series.labels)
     for key, value in values.items():
         metric.add_metric([str(part) for part in key], value)
     return cast("Metric", metric)
+
+
+def quantiles(series: Series, values: Any) -> Metric:
+    metric = Metric(series.name, series.help, "summary")
+    for key, value in values.items():
+        metric.add_sample(series.name, dict(zip(series.labels, key, strict=True)), value)
+    return metric
 
 
 def single(series: Series, value: float | None) -> Metric:

@@ -102,14 +102,14 @@ def test_boundaries_beyond_the_limit_are_counted_at_those_that_are_there() -> No
 
 def test_models_have_the_same_boundaries_and_their_own_counts() -> None:
     merged = MergedHistograms()
-    assert merged.count is None
+    assert {} == merged.by_model
     merged.add("a", histogram_of([1.0], (1.0,)))
     merged.add("b", histogram_of([1.0, 2.0], (2.0,)))
 
     expected = {"a": Histogram((1.0, 1.0, 1.0), 1.0, (1.0, 2.0))}
     assert {**expected, "b": Histogram((0.0, 2.0, 2.0), 3.0, (1.0, 2.0))} == merged.by_model
     assert Histogram((1.0, 3.0, 3.0), 4.0, (1.0, 2.0)) == merged.total()
-    assert 3.0 == merged.count
+    assert 3.0 == merged.total().cumulative[-1]
 
 
 def test_only_some_layouts_are_told_apart() -> None:
@@ -118,7 +118,7 @@ def test_only_some_layouts_are_told_apart() -> None:
         merged.add("m", histogram_of([1.0], (float(edge),)))
 
     assert MAX_LAYOUTS == len(merged.by_layout)
-    assert MAX_LAYOUTS + 9.0 == merged.count
+    assert MAX_LAYOUTS + 9.0 == merged.total().cumulative[-1]
 
 
 def test_a_server_whose_boundaries_changed_sets_new_marks() -> None:

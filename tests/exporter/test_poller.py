@@ -142,7 +142,7 @@ async def test_an_instance_that_counts_faster_than_can_be_adds_nothing_to_the_fl
         page = await polled.page()
 
     assert 'ollama_fleet_generated_tokens_total{shard="0",model="m"} 0.0\n' in page
-    assert 'ollama_fleet_errors_total{shard="0",error_type="unspecified"} 0.0\n' in page
+    assert 'ollama_fleet_errors_total{shard="0",model="m",error_type="unspecified"} 0.0\n' in page
     assert 1 == value_of(polled.metrics.poll_errors[Request.METRICS, Outcome.IMPLAUSIBLE])
 
 

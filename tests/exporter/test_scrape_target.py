@@ -108,9 +108,11 @@ async def test_polls_are_counted_as_they_fail() -> None:
 
 
 def read_toy(answers: Answers) -> Verdict:
-    """Read the names of the loaded models, and a count of tokens that grows with each poll."""
+    """Read a count of tokens and the names of the loaded models; nothing is a bad answer."""
     answer = answers["/ps"]
     assert isinstance(answer, Answer)
+    if not answer.body:
+        return Verdict(Outcome.HTTP_STATUS)
     tokens, *models = answer.body.decode().split()
     loaded = tuple(
         [
@@ -181,6 +183,28 @@ async def test_what_one_instance_has_on_a_gpu_another_should_not_have_on_the_cpu
             scrape_target.close()
 
     assert [(), (), (Condition.ON_CPU,)] == seen
+
+
+async def test_an_instance_that_comes_and_goes_is_flapping_until_it_stays() -> None:
+    """Also when the inventory says something new of it meanwhile."""
+    clock, body = HeldClock(), {"/ps": b"0 a"}
+    async with serving(answering(body)) as port:
+        scrape_target = ScrapeTarget(target("i", port, engine="toy"), toy_options(clock))
+        await poll_each(scrape_target, body, b"0 a", b"", b"0 a", b"", b"0 a", b"")
+        conditions = [scrape_target.row.conditions]
+        scrape_target = scrape_target.successor(replace(scrape_target.target, model="a"))
+        for later_s in (0.0, 901.0):
+            await clock.sleep(later_s)
+            await poll_each(scrape_target, body, b"")
+            conditions.append(scrape_target.row.conditions)
+        scrape_target.close()
+
+    assert [(Condition.FLAPPING,), (Condition.FLAPPING,), ()] == conditions
+
+
+async def poll_each(scrape_target: ScrapeTarget, body: dict[str, bytes], *answers: bytes) -> None:
+    for body["/ps"] in answers:
+        await scrape_target.poll(scrape_target.start_poll())
 
 
 async def test_the_model_of_an_instance_stays_while_it_is_loaded() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from exporter.counters import MAX_MODELS, OTHER, Delta, FleetCounters
+from exporter.counters import MAX_MODELS, OTHER, CounterState, Delta, FleetCounters
 from exporter.model import (
     CanaryOutcome,
     CanaryState,
@@ -20,8 +20,10 @@ from exporter.model import (
     Values,
 )
 from exporter.peers import NodeKey
-from exporter.snapshot import Aggregation, conditions_of, status_of
+from exporter.snapshot import MAX_VERSIONS, Aggregation, conditions_of, status_of
 from tests.exporter.fleets import NOW_S, reading, row, snapshot
+
+FRESH = CounterState()
 
 
 def target(
@@ -88,9 +90,9 @@ def test_two_stalled_canaries_in_a_row_are_unhealthy_where_the_inventory_says_so
 def test_an_instance_whose_last_canary_stalled_has_that_condition() -> None:
     stalled = CanaryState(CanaryOutcome.SKIPPED_BUSY, "", NOW_S, 1, NOW_S)
 
-    assert (Condition.STALLED,) == conditions_of(target(), reading(), None, stalled)
-    assert () == conditions_of(target(), reading(Outcome.REFUSED), None, stalled)
-    assert () == conditions_of(target(), reading(), None, next_well(stalled))
+    assert (Condition.STALLED,) == conditions_of(target(), reading(), FRESH, stalled)
+    assert () == conditions_of(target(), reading(Outcome.REFUSED), FRESH, stalled)
+    assert () == conditions_of(target(), reading(), FRESH, next_well(stalled))
     assert 1 == snapshot(row(target(), reading(), stalled)).fleet.conditions[Condition.STALLED]
 
 
@@ -273,9 +275,11 @@ def test_totals_of_the_ledger_are_those_of_the_moment() -> None:
     fleet = snapshot(fleet_counters=fleet_counters).fleet
     fleet_counters.record("n1", "m", delta)
 
-    assert ({"m": 5.0}, {"oom": 2.0}) == (fleet.generated_tokens, fleet.errors)
+    assert {"m": 5.0} == fleet.generated_tokens
+    assert {("m", "oom"): 2.0} == fleet.errors
     assert {("n1", "oom"): 2.0} == fleet.node_errors
-    assert (9.0, 2.0) == (fleet.requests, fleet.request_errors)
+    assert {"m": 9.0} == fleet.requests
+    assert {"m": 2.0} == fleet.request_errors
 
 
 def test_without_durations_requests_are_not_counted_and_their_errors_neither() -> None:
@@ -283,7 +287,7 @@ def test_without_durations_requests_are_not_counted_and_their_errors_neither() -
     fleet_counters.record("n1", "m", Delta(errors=(("oom", 2.0),)))
     fleet = snapshot(fleet_counters=fleet_counters).fleet
 
-    assert (None, None) == (fleet.requests, fleet.request_errors)
+    assert {} == fleet.requests == fleet.request_errors
 
 
 GPU = LoadedModel("m", size_bytes=8.0, vram_bytes=8.0)
@@ -321,15 +325,53 @@ def test_a_condition_says_what_is_wrong_with_the_models(
 ) -> None:
     seen = reading(values=Values(loaded=loaded))
 
-    assert expected == conditions_of(target(model=listed), seen, installed)
+    assert expected == conditions_of(target(model=listed), seen, CounterState(installed=installed))
 
 
 def test_a_model_wholly_on_the_cpu_is_a_condition_where_another_instance_has_it_on_a_gpu() -> None:
     seen = reading(values=Values(loaded=(LoadedModel("m", size_bytes=8.0, vram_bytes=0.0),)))
 
-    assert () == conditions_of(target(), seen, None)
-    assert () == conditions_of(target(), seen, None, models_on_gpu={"x"})
-    assert (Condition.ON_CPU,) == conditions_of(target(), seen, None, models_on_gpu={"m"})
+    assert () == conditions_of(target(), seen, FRESH)
+    assert () == conditions_of(target(), seen, FRESH, models_on_gpu={"x"})
+    assert (Condition.ON_CPU,) == conditions_of(target(), seen, FRESH, models_on_gpu={"m"})
+
+
+QUEUED = Values(requests_queued=3.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "served_ago_s", "expected"),
+    [
+        (QUEUED, 600.0, (Condition.NOT_SERVING,)),
+        (QUEUED, 599.0, ()),
+        (Values(requests_queued=0.0), 900.0, ()),
+        (Values(), 900.0, ()),
+        (Values(kv_cache_usage_ratio=0.95), 0.0, (Condition.KV_CACHE_FULL,)),
+        (Values(kv_cache_usage_ratio=0.94), 0.0, ()),
+    ],
+)
+def test_a_queue_without_output_and_a_full_kv_cache_are_conditions(
+    values: Values, served_ago_s: float, expected: tuple[Condition, ...]
+) -> None:
+    counters = CounterState(served_at_s=NOW_S - served_ago_s)
+
+    assert expected == conditions_of(target(), reading(values=values), counters)
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("outcome", [Outcome.OK, Outcome.REFUSED])
+def test_an_instance_flaps_whose_polls_change_five_times_in_a_quarter_of_an_hour(
+    state: State, outcome: Outcome
+) -> None:
+    """Whatever its status."""
+    seen, turns_s = reading(outcome), [NOW_S - ago for ago in (900, 700, 500, 300, 100)]
+
+    def conditions(turns_s: list[float]) -> tuple[Condition, ...]:
+        return conditions_of(target(state=state), seen, FRESH, turns_s=turns_s)
+
+    assert (Condition.FLAPPING,) == conditions(turns_s)
+    assert () == conditions(turns_s[1:])
+    assert () == conditions([NOW_S - 901, *turns_s[1:]])
 
 
 def test_only_running_instances_that_answered_have_conditions() -> None:
@@ -342,6 +384,56 @@ def test_only_running_instances_that_answered_have_conditions() -> None:
     fleet = snapshot(*others, row(target("d"), reading(values=bare))).fleet
 
     assert dict.fromkeys(Condition, 0) | {NOT_LOADED: 1} == fleet.conditions
+
+
+def test_requests_that_wait_add_up_by_model_and_versions_are_counted() -> None:
+    fleet = snapshot(
+        row(target("a"), reading(values=Values(requests_queued=2.0, version="1"))),
+        row(target("b", state=State.DRAINING), reading(values=Values(requests_queued=3.0))),
+        row(target("c", model="idle"), reading(values=Values(requests_queued=0.0, version="1"))),
+        row(target("d", model="silent"), reading(values=Values())),
+        row(replace(target("e"), engine="vllm")),
+    ).fleet
+
+    assert {"m": 5.0, "idle": 0.0} == fleet.requests_queued
+    assert {("fleet", "1"): 2, ("fleet", ""): 2, ("vllm", ""): 1} == fleet.engine_instances
+
+
+def test_of_versions_without_end_the_rare_ones_count_together() -> None:
+    versions = ["0.1", "0.1", *[f"{n}" for n in range(MAX_VERSIONS + 6)]]
+    rows = [row(target(f"i{n}"), reading(values=Values(version=v))) for n, v in enumerate(versions)]
+
+    counts = snapshot(*rows).fleet.engine_instances
+
+    assert MAX_VERSIONS + 1 == len(counts)
+    assert (2, 7) == (counts["fleet", "0.1"], counts["fleet", OTHER])
+
+
+def test_quantiles_are_over_the_healthy_instances_of_a_model_and_of_the_fleet() -> None:
+    values = [
+        Values(tokens_per_second=10.0 * n, latency_p99_s=float(n), kv_cache_usage_ratio=n / 10)
+        for n in range(1, 6)
+    ]
+    rows = [row(target(f"i{n}"), reading(values=each)) for n, each in enumerate(values)]
+    slow = Values(latency_p99_s=30.0, request_duration=Histogram((1.0, 1.0), 1.0, (1.0,)))
+    others = [
+        row(target("x", model="x"), reading(values=slow)),
+        row(target("y", state=State.DRAINING), reading(values=fast(1.0, 99.0))),
+    ]
+
+    fleet = snapshot(*rows, *others).fleet
+
+    assert {"0.5": 3.5, "0.9": 17.5, "0.99": 28.75, "0.999": 29.875} == pytest.approx(
+        fleet.instance_latencies_s
+    )
+    assert {("m", "0.5"): 30.0, ("m", "0.1"): 14.0, ("m", "0.01"): 10.4} == pytest.approx(
+        fleet.model_speeds
+    )
+    assert 4.6 == pytest.approx(fleet.model_latencies_s["m", "0.9"])
+    assert 30.0 == fleet.model_latencies_s["x", "0.5"]
+    assert {("m", "0.5"): 0.3, ("m", "0.9"): 0.46, ("m", "0.99"): 0.496} == pytest.approx(
+        fleet.model_kv_cache_ratios
+    )
 
 
 def test_what_instances_have_of_a_model_adds_up() -> None:

@@ -24,9 +24,10 @@ export const STATUSES = Object.freeze([
   "healthy", "unhealthy", "unreachable", "loading", "provisioning", "draining", "unknown",
 ]);
 
-/** What may be wrong with an instance that is healthy, in the order of the protocol's bits. */
+/** What may be wrong with an instance whose status may be healthy, in the order of the protocol's bits. */
 export const CONDITIONS = Object.freeze([
-  "model_not_loaded", "model_not_installed", "nothing_loaded", "on_cpu", "stalled",
+  "model_not_loaded", "model_not_installed", "nothing_loaded", "on_cpu", "stalled", "flapping",
+  "not_serving", "kv_cache_full",
 ]);
 /** How the map shows a healthy instance that has one of them. */
 export const CONDITION = "condition";

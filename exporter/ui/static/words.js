@@ -49,7 +49,7 @@ export function bytes(number) {
   return `${decimal(number / size)} ${unit}`;
 }
 
-const CONDITION_WORDS = { on_cpu: "on CPU" };
+const CONDITION_WORDS = { kv_cache_full: "KV cache full", on_cpu: "on CPU" };
 
 /** @param {string} name @returns {string} "model not loaded" */
 export function condition(name) {
