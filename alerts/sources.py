@@ -76,6 +76,8 @@ FLEET = Source(
     (
         catalogue.FLEET_INSTANCES,
         catalogue.FLEET_INVENTORY_INSTANCES,
+        catalogue.FLEET_RECENTLY_FAILED_INSTANCES,
+        catalogue.FLEET_TRANSIENT_INSTANCES,
         catalogue.FLEET_INSTANCE_CONDITIONS,
         catalogue.FLEET_RESTARTS,
         catalogue.FLEET_MEASURED_INSTANCES,

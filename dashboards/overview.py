@@ -338,13 +338,14 @@ def _started(select: Selectors) -> Panel:
 
 def _on_purpose(select: Selectors) -> Panel:
     text = PanelText(
-        title="Provisioning and draining",
-        description="Instances that are out of service on purpose. Provisioning that does not "
-        "end: the provisioner is stuck. Series: fleet:ollama_instances:sum.",
+        title="Starting, draining and away",
+        description="Instances that nobody misses: new ones that start, provisioned ones, drained "
+        "ones, and transient ones that are away. Provisioning that does not end: the provisioner "
+        "is stuck. Series: fleet:ollama_instances:sum.",
         no_data=NO_FLEET,
         unit="none",
     )
-    statuses = ("provisioning", "draining")
+    statuses = ("starting", "provisioning", "draining", "away")
     return chart(
         text,
         *(Query(fleet.instances(select, status), status) for status in statuses),

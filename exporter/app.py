@@ -18,7 +18,6 @@ from exporter.engines.auto import all_engines
 from exporter.errors import SourceError
 from exporter.instance_client import TransportConfig
 from exporter.inventory import Change, Inventory, SourceSettings, sources_for
-from exporter.model import State
 from exporter.poller import Poller
 from exporter.publisher import Publisher
 from exporter.resolver import Resolver
@@ -121,6 +120,7 @@ class Exporter:
             shard=str(config.shard.index),
             per_instance=config.metrics_per_instance,
             hardware_label=config.metrics_hardware_label,
+            grace_period_s=config.poll_grace_period,
         )
         self._stack.push_async_callback(publisher.close)
         recent = RecentHistory(self._poller, fleet_counters, self._clock)
@@ -226,6 +226,8 @@ class Exporter:
             metrics_timeout_s=config.poll_metrics_timeout,
             identify_interval_s=config.poll_identify_interval,
             loading_timeout_s=config.poll_loading_timeout,
+            starting_timeout_s=config.poll_starting_timeout,
+            transient=config.inventory_transient,
             max_tokens_per_second=config.metrics_max_tokens_per_second,
             engines=all_engines(latency_unit_s=config.latency_unit_s),
             transport=self._transport,
@@ -234,8 +236,7 @@ class Exporter:
 
     def _fit(self) -> None:
         """Make the fleet fit the limit of open files."""
-        targets = self._inventory.targets
-        n_instances = sum(target.state is not State.PROVISIONING for target in targets)
+        n_instances = len(self._inventory.targets)
         config = self._config
         n_canaries = MAX_PATIENT * config.canary_concurrency if config.canary_period else 0
         n_others = self._n_clients + n_canaries

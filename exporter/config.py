@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from exporter.inventory import Shard
+    from exporter.status import Transient
     from ollama_fleet.levels import Level
 
 
@@ -43,6 +44,7 @@ class Config:
     inventory_refresh_interval: float
     inventory_timeout: float
     inventory_allow_partial: bool
+    inventory_transient: Transient
     inventory_token_file: str
     inventory_ca_file: str
     poll_interval: float
@@ -51,6 +53,8 @@ class Config:
     poll_max_body_bytes: int
     poll_identify_interval: float
     poll_loading_timeout: float
+    poll_starting_timeout: float
+    poll_grace_period: float
     poll_ca_file: str
     poll_insecure_skip_verify: bool
     canary_period: float

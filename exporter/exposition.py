@@ -151,6 +151,8 @@ def _totals(snapshot: Snapshot) -> tuple[tuple[Series, float | None], ...]:
     fleet = snapshot.fleet
     return (
         (catalogue.FLEET_INVENTORY_INSTANCES, len(snapshot.rows)),
+        (catalogue.FLEET_TRANSIENT_INSTANCES, fleet.transient_instances),
+        (catalogue.FLEET_RECENTLY_FAILED_INSTANCES, fleet.recently_failed_instances),
         (catalogue.FLEET_REQUEST_LATENCY_P99, fleet.latency_p99_s),
         (catalogue.FLEET_RESTARTS, fleet.restarts),
     )

@@ -74,6 +74,10 @@ class InstanceView(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     canary_waiting_seconds: float | None = None
     canary_load_seconds: float | None = None
     canary_duration_seconds: float | None = None
+    failing_seconds: float | None = None
+    """How long it has failed although it should serve."""
+    is_transient: bool = False
+    """Whether it comes and goes on purpose."""
     last_failure_outcome: Outcome | None = None
     last_failure: str = ""
     last_failure_age_seconds: float | None = None
@@ -178,21 +182,27 @@ def view(
         metrics_outcome=verdict.metrics_outcome if verdict is not None and row.is_up else None,
         metrics_error="" if verdict is None else verdict.metrics_detail,
         latency_seconds=None if reading is None else round(reading.duration_s, 6),
-        age_seconds=None if reading is None else round(now_s - reading.polled_at_s, 3),
+        age_seconds=None if reading is None else _age_s(reading.polled_at_s, now_s),
         tokens_per_second=speed_now(row.counters, row.canary, now_s=now_s) if row.is_up else None,
         canary_outcome=None if canary is None else canary.outcome,
         canary_error="" if canary is None else canary.detail,
-        canary_age_seconds=None if canary is None else round(now_s - canary.at_s, 3),
+        canary_age_seconds=None if canary is None else _age_s(canary.at_s, now_s),
         canary_stalled=0 if canary is None else canary.n_stalled,
         canary_tokens_per_second=generation.tokens_per_second,
         canary_time_to_first_token_seconds=generation.time_to_first_token_s,
         canary_waiting_seconds=generation.waiting_s,
         canary_load_seconds=generation.load_s,
         canary_duration_seconds=generation.duration_s or None,
+        failing_seconds=_age_s(row.failing_since_s, now_s),
+        is_transient=row.is_transient,
         last_failure_outcome=None if failure is None else failure.outcome,
         last_failure="" if failure is None else failure.detail,
-        last_failure_age_seconds=None if failure is None else round(now_s - failure.at_s, 3),
+        last_failure_age_seconds=None if failure is None else _age_s(failure.at_s, now_s),
     )
+
+
+def _age_s(since_s: float | None, now_s: float) -> float | None:
+    return None if since_s is None else round(now_s - since_s, 3)
 
 
 def last_generation(canary: CanaryState | None, *, now_s: float) -> Generation | None:

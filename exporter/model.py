@@ -37,8 +37,10 @@ class Status(StrEnum):
     UNHEALTHY = "unhealthy"
     UNREACHABLE = "unreachable"
     LOADING = "loading"
+    STARTING = "starting"
     PROVISIONING = "provisioning"
     DRAINING = "draining"
+    AWAY = "away"
     UNKNOWN = "unknown"
 
 

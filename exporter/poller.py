@@ -13,6 +13,7 @@ from exporter.counters import NO_DELTA
 from exporter.model import Outcome, State, Target
 from exporter.scrape_target import ScrapeTarget
 from exporter.selfmetrics import Request
+from exporter.status import StatusHistory
 from exporter.steps import batched, run_in_steps, sorted_in_steps
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Poller:
             await self._replace(before, after)
             await _pause_now_and_then(n)
         for n, target in enumerate(change.added):
-            self._begin(ScrapeTarget(target, self._options))
+            self._add(target, is_new=target.id in change.appeared)
             await _pause_now_and_then(n)
         if change:
             (self._scrape_targets, nodes), _ = await run_in_steps(self._in_order())
@@ -161,13 +162,16 @@ class Poller:
             yield
         return scrape_targets, nodes
 
+    def _add(self, target: Target, *, is_new: bool) -> None:
+        history = StatusHistory(coming_up_since_s=self._clock.unix_s() if is_new else None)
+        self._begin(ScrapeTarget(target, self._options, history=history))
+
     def _begin(self, scrape_target: ScrapeTarget) -> None:
         target = scrape_target.target
         self._scrape_targets[target.id] = scrape_target
-        if target.state is not State.PROVISIONING:  # there is nothing yet to be asked
-            self._wheel.add(target.id, scrape_target)
-            if self.canary_wheel is not None:
-                self.canary_wheel.add(target.id, scrape_target)
+        self._wheel.add(target.id, scrape_target)
+        if self.canary_wheel is not None:
+            self.canary_wheel.add(target.id, scrape_target)
 
     async def _end(self, instance_id: str) -> ScrapeTarget:
         self._wheel.remove(instance_id)
@@ -202,7 +206,8 @@ class Poller:
     async def _start_due(self, tick: int, cycle: Cycle) -> None:
         for n, scrape_target in enumerate(self._wheel.due(tick), 1):
             # One whose last poll still waits for its deadline is left out; one may have gone.
-            if scrape_target.target.id not in self._polls and self._is_current(scrape_target):
+            is_free = scrape_target.target.id not in self._polls
+            if is_free and self._is_current(scrape_target) and scrape_target.is_due:
                 self._start(scrape_target, cycle)
             await _pause_now_and_then(n)
 

@@ -94,6 +94,7 @@ class Publisher:
         shard: str = "0",
         per_instance: bool | None = None,
         hardware_label: str = "hardware",
+        grace_period_s: float,
     ) -> None:
         self._poller = poller
         self._fleet_counters = fleet_counters
@@ -102,6 +103,7 @@ class Publisher:
         self._shard = shard
         self._per_instance = per_instance
         """None: as the size of the fleet allows."""
+        self._grace_period_s = grace_period_s
         self._hardware_label = hardware_label
         self._announced: dict[str, bool] = {}
         """Whether each kind of series was published when that was last logged."""
@@ -176,7 +178,11 @@ class Publisher:
         self, rows: Sequence[Row], now_s: float
     ) -> Generator[None, None, tuple[Aggregation, list[Chunk]]]:
         """Aggregate and render the instances in steps of about a millisecond."""
-        aggregation = Aggregation(now_s=now_s, hardware_label=self._hardware_label)
+        aggregation = Aggregation(
+            now_s=now_s,
+            hardware_label=self._hardware_label,
+            grace_period_s=self._grace_period_s,
+        )
         rendered: list[Chunk] = []
         per_instance = self._publishes_instances(len(rows))
         for first in range(0, len(rows), CHUNK_ROWS):

@@ -13,16 +13,9 @@ from exporter.counters import MAX_MODELS, NO_DELTA, CounterState, Delta, rebase,
 from exporter.engines import auto
 from exporter.engines.base import HEALTH, drop_implausible, mark_implausible
 from exporter.instance_client import InstanceClient
-from exporter.model import NO_VALUES, Outcome, Reading, Target, Values, Verdict
-from exporter.snapshot import (
-    FLAPS,
-    Row,
-    conditions_of,
-    info_label_text,
-    is_up,
-    label_text,
-    status_of,
-)
+from exporter.model import NO_VALUES, Outcome, Reading, State, Target, Values, Verdict
+from exporter.snapshot import FLAPS, Row, conditions_of, info_label_text, label_text
+from exporter.status import StatusHistory, Transient, is_up, polled_status, status_of
 from ollama_fleet import keep_alive
 
 if TYPE_CHECKING:
@@ -31,7 +24,7 @@ if TYPE_CHECKING:
     from exporter.connection import Exchange
     from exporter.engines.base import Engine
     from exporter.instance_client import Answers, TransportConfig
-    from exporter.model import CanaryState, Context
+    from exporter.model import CanaryState, Context, Status
     from ollama_fleet.clock import Clock
     from ollama_fleet.keep_alive import Stay
 
@@ -49,10 +42,13 @@ class PollOptions:
     metrics_timeout_s: float
     identify_interval_s: float
     loading_timeout_s: float
+    starting_timeout_s: float
     max_tokens_per_second: float
     engines: Mapping[str, Engine]
     transport: TransportConfig
     clock: Clock
+    transient: Transient = Transient()  # noqa: RUF009 - it never changes
+    """Which instances come and go on purpose."""
     models_on_gpu: set[str] = field(default_factory=set)
     """Models that some instance was seen to have in GPU memory."""
 
@@ -99,9 +95,9 @@ class ScrapeTarget:
 
     __slots__ = (
         "_canary", "_client", "_counters", "_engine", "_identify_at_s", "_info_labels",
-        "_is_unreachable", "_labels", "_loading_since_s", "_options", "_requests",
-        "clock_offset_s", "context", "last_failure", "poll_counts", "row", "stay", "target",
-        "turns_s",
+        "_is_transient", "_is_unreachable", "_labels", "_loading_since_s", "_options", "_requests",
+        "clock_offset_s", "context", "history", "last_failure", "poll_counts", "row", "stay",
+        "target", "turns_s",
     )  # fmt: skip
 
     def __init__(
@@ -110,9 +106,13 @@ class ScrapeTarget:
         options: PollOptions,
         counters: CounterState | None = None,
         canary: CanaryState | None = None,
+        history: StatusHistory | None = None,
     ) -> None:
         self.target = target
         self._options = options
+        self.history = history or StatusHistory()
+        if target.state is State.PROVISIONING and self.history.coming_up_since_s is None:
+            self.history.coming_up_since_s = options.clock.unix_s()
         self._client = InstanceClient(target, options.transport)
         self._engine = options.engines.get(target.engine)
         self._requests = () if self._engine is None else self._engine.requests
@@ -135,7 +135,7 @@ class ScrapeTarget:
         self.poll_counts = PollCounts()
         self.last_failure: LastFailure | None = None
         self._describe(target)
-        self._show(None)
+        self._show(None, options.clock.unix_s())
 
     def __repr__(self) -> str:
         return f"<ScrapeTarget {self.target.id} {self.target.url} {self.row.status}>"
@@ -145,7 +145,7 @@ class ScrapeTarget:
         is_moved = (target.host, target.port) != (self.target.host, self.target.port)
         counters = rebase(self._counters) if is_moved else self._counters
         canary = None if is_moved else self._canary
-        successor = ScrapeTarget(target, self._options, counters, canary)
+        successor = ScrapeTarget(target, self._options, counters, canary, self.history)
         successor.poll_counts, successor.last_failure = self.poll_counts, self.last_failure
         successor.turns_s = () if is_moved else self.turns_s
         return successor
@@ -153,12 +153,18 @@ class ScrapeTarget:
     def relabel(self, target: Target) -> None:
         """Take over a target that is reached and read in the same way; the connection stays."""
         self._describe(target)
-        self._show(self.row.reading)
+        self._show_again()
 
     @property
     def engine(self) -> Engine | None:
         """Return the engine that the instance was last polled with; None while none fits."""
         return self._engine
+
+    @property
+    def is_due(self) -> bool:
+        """Return whether there is something to be asked: not yet while it is provisioned."""
+        is_provisioning = self.target.state is State.PROVISIONING
+        return not (is_provisioning and self._is_coming_up(self._options.clock.unix_s()))
 
     @property
     def requests(self) -> tuple[str, ...]:
@@ -178,7 +184,7 @@ class ScrapeTarget:
     def take_canary(self, state: CanaryState) -> None:
         """Take over the state after a canary."""
         self._canary = state
-        self._show(self.row.reading)
+        self._show_again()
 
     def close(self) -> None:
         """Close the connection."""
@@ -308,7 +314,7 @@ class ScrapeTarget:
         duration_s = round(self._options.clock.monotonic_s() - start.started_s, 6)
         reading = Reading(verdict, self._engine_name(), start.polled_at_s, duration_s)
         self._note_turn(reading)
-        self._show(reading)
+        self._show(reading, start.polled_at_s)
         return PollResult(verdict, delta)
 
     def _note_turn(self, reading: Reading) -> None:
@@ -351,6 +357,7 @@ class ScrapeTarget:
 
     def _describe(self, target: Target) -> None:
         self.target = target
+        self._is_transient = self._options.transient.holds(target)
         if target.model:
             self._counters = msgspec.structs.replace(self._counters, model=target.model)
         self._label()
@@ -363,10 +370,30 @@ class ScrapeTarget:
             counters.model, self._engine_name(), counters.version, target.developer
         )
 
-    def _show(self, reading: Reading | None) -> None:
+    def _show_again(self) -> None:
+        self._show(self.row.reading, self._options.clock.unix_s())
+
+    def _status(self, reading: Reading | None, at_s: float) -> Status:
+        history = self.history
+        polled = polled_status(self.target, reading, self._canary)
+        history.note_polled(polled)
+        status = status_of(
+            self.target.state,
+            polled,
+            is_coming_up=self._is_coming_up(at_s),
+            was_healthy=history.was_healthy,
+            is_transient=self._is_transient,
+        )
+        history.note_status(status, at_s)
+        return status
+
+    def _is_coming_up(self, now_s: float) -> bool:
+        return self.history.is_coming_up(now_s, self._options.starting_timeout_s)
+
+    def _show(self, reading: Reading | None, at_s: float) -> None:
         self.row = Row(
             self.target,
-            status_of(self.target, reading, self._canary),
+            self._status(reading, at_s),
             reading,
             self._counters,
             is_up(reading),
@@ -381,6 +408,8 @@ class ScrapeTarget:
                 turns_s=self.turns_s,
             ),
             self._canary,
+            self.history.failing_since_s,
+            self._is_transient,
         )
 
 

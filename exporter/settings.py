@@ -10,6 +10,7 @@ from typing import Any
 from exporter.engines.base import MAX_TOKENS_PER_SECOND
 from exporter.inventory import Shard
 from exporter.inventory.checks import label_name_fault
+from exporter.status import Transient
 from ollama_fleet.durations import parse_duration_s, parse_positive_duration_s
 from ollama_fleet.levels import parse_level
 from ollama_fleet.urls import base_url, host_port
@@ -168,6 +169,14 @@ SETTINGS = (
         "true|false",
     ),
     Setting(
+        "inventory.transient",
+        "",
+        "Instances that come and go on purpose, such as laptops: those with this label in the "
+        "inventory, or all. While they are unreachable they are away, and nobody misses them.",
+        Transient.parse,
+        "LABEL=VALUE|all",
+    ),
+    Setting(
         "inventory.token-file",
         "",
         "File with the bearer token for inventory URLs.",
@@ -222,6 +231,23 @@ SETTINGS = (
         "10m",
         "Longest time in which an instance loads its model. After it, the instance counts as "
         "unhealthy.",
+        parse_positive_duration_s,
+        "DURATION",
+    ),
+    Setting(
+        "poll.starting-timeout",
+        "15m",
+        "Longest time in which an instance is starting or provisioning: it is new in the "
+        "inventory, or listed as provisioning, and was not healthy since. After it, its polls "
+        "decide its status.",
+        parse_positive_duration_s,
+        "DURATION",
+    ),
+    Setting(
+        "poll.grace-period",
+        "90s",
+        "An instance whose polls have failed for less than this is in "
+        "ollama_fleet_recently_failed_instances: a restart is no outage.",
         parse_positive_duration_s,
         "DURATION",
     ),

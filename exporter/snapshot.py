@@ -13,7 +13,6 @@ from exporter.model import (
     MAX_LOADED,
     CanaryState,
     Condition,
-    HealthCheck,
     LoadedModel,
     Outcome,
     Reading,
@@ -22,6 +21,7 @@ from exporter.model import (
     Target,
 )
 from exporter.peers import NodeKey, peers_speeds
+from exporter.status import is_within
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
@@ -54,7 +54,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     """None until it has been polled."""
     counters: CounterState
     is_up: bool | None
-    """Whether the last poll found it healthy, whatever its state (see `is_up`)."""
+    """Whether the last poll found it healthy, whatever its state (see `status.is_up`)."""
     labels: str
     """`instance_id="…",node="…"`, ready for the exposition."""
     info_labels: str
@@ -62,6 +62,10 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     conditions: tuple[Condition, ...] = ()
     canary: CanaryState | None = None
     """None until it was sent one."""
+    failing_since_s: float | None = None
+    """Since when it should serve and does not, in seconds since 1970 UTC; None if it does."""
+    is_transient: bool = False
+    """Whether it comes and goes on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ class Fleet:
     """The aggregates. Speeds are in tokens/s and count healthy instances only."""
 
     instances: Mapping[Status, int]
+    recently_failed_instances: int
+    transient_instances: int
     tokens_per_second: Mapping[str, float]
     """By model."""
     measured_instances: Mapping[str, int]
@@ -136,52 +142,6 @@ class Snapshot:
     taken_at_s: float
     shard: str = "0"
     """The part of the fleet that these instances are."""
-
-
-def status_of(target: Target, reading: Reading | None, canary: CanaryState | None = None) -> Status:
-    """Return the status of an instance: by the inventory, else by its last poll.
-
-    With `health: canary` in the inventory, stalled canaries count as well.
-    """
-    if target.state is not State.RUNNING:
-        return Status(target.state.value)
-    if reading is None:
-        return Status.UNKNOWN
-    status = STATUS_BY_OUTCOME.get(reading.verdict.outcome, Status.UNHEALTHY)
-    if status is Status.HEALTHY and target.health is HealthCheck.CANARY and _stalls(canary):
-        return Status.UNHEALTHY
-    return status
-
-
-STALLS = 2
-"""Stalled canaries in a row that make an instance unhealthy: one may have waited in a queue."""
-
-
-def _stalls(canary: CanaryState | None) -> bool:
-    return canary is not None and canary.n_stalled >= STALLS
-
-
-def is_up(reading: Reading | None) -> bool | None:
-    """Return whether a poll found the instance healthy; None where there is nothing to go by."""
-    if reading is None or reading.verdict.outcome is Outcome.NO_DESCRIPTOR:
-        return None
-    return reading.verdict.outcome is Outcome.OK
-
-
-STATUS_BY_OUTCOME = {
-    Outcome.OK: Status.HEALTHY,
-    Outcome.LOADING: Status.LOADING,
-    Outcome.UNRESOLVED: Status.UNREACHABLE,
-    Outcome.REFUSED: Status.UNREACHABLE,
-    Outcome.CONNECT_TIMEOUT: Status.UNREACHABLE,
-    Outcome.CONNECT_FAILED: Status.UNREACHABLE,
-    Outcome.TLS: Status.UNREACHABLE,
-    # A port forwarder accepts for a dead server behind it, and closes at once.
-    Outcome.RESET: Status.UNREACHABLE,
-    # Our own shortage says nothing about the instance.
-    Outcome.NO_DESCRIPTOR: Status.UNKNOWN,
-}
-"""Every other outcome: there was a connection but no good answer, so unhealthy."""
 
 
 FLAPS = 4
@@ -350,9 +310,14 @@ def _quantiles(
 class Aggregation:
     """Adds up rows, chunk by chunk."""
 
-    def __init__(self, *, now_s: float, hardware_label: str = "hardware") -> None:
+    def __init__(
+        self, *, now_s: float, grace_period_s: float = 90.0, hardware_label: str = "hardware"
+    ) -> None:
         self._now_s = now_s
         self._hardware_label = hardware_label
+        self._grace_period_s = grace_period_s
+        self._n_recently_failed = 0
+        self._n_transient = 0
         self._node_instances: Counter[tuple[str, Status]] = Counter()
         self._model_instances: Counter[tuple[str, Status]] = Counter()
         self._node_speeds: dict[tuple[str, str, str], list[float]] = {}
@@ -376,6 +341,8 @@ class Aggregation:
         """Take in some rows; about 1 µs each."""
         self._node_instances.update([(row.target.node, row.status) for row in rows])
         self._model_instances.update([(row.counters.model, row.status) for row in rows])
+        self._add_failing([row.failing_since_s for row in rows if row.failing_since_s is not None])
+        self._n_transient += sum([row.is_transient for row in rows])
         healthy = [row for row in rows if row.status is Status.HEALTHY]
         self._add_speeds(healthy)
         self._add_values(healthy)
@@ -383,6 +350,10 @@ class Aggregation:
         self._versions.update([(_engine(row), row.counters.version) for row in rows])
         self._conditions.update([condition for row in rows for condition in row.conditions])
         self._add_models([row for row in rows if row.counters.loaded is not None and row.is_up])
+
+    def _add_failing(self, since_s: Sequence[float]) -> None:
+        now_s, grace_s = self._now_s, self._grace_period_s
+        self._n_recently_failed += sum([is_within(each_s, now_s, grace_s) for each_s in since_s])
 
     def _add_models(self, rows: Sequence[Row]) -> None:
         """Take in what the instances have in memory and on disk."""
@@ -449,6 +420,8 @@ class Aggregation:
         measured = _totals((key, len(speeds)) for key, speeds in nodes)
         return Fleet(
             instances=dict.fromkeys(Status, 0) | _totals((status, n) for (_, status), n in counts),
+            recently_failed_instances=self._n_recently_failed,
+            transient_instances=self._n_transient,
             tokens_per_second=_totals((key.model, speed) for key, speed in speeds.items()),
             measured_instances=dict.fromkeys(names.values(), 0)
             | _totals((key.model, n) for key, n in measured.items()),

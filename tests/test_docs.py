@@ -25,7 +25,7 @@ from exporter.inventory import Inventory, sources_for
 from exporter.inventory.sources import urls_of
 from exporter.model import Outcome, Target
 from exporter.settings import SETTINGS
-from exporter.snapshot import status_of
+from exporter.status import polled_status
 from exporter.web import PATHS
 from ollama_fleet import COMMANDS
 from ollama_fleet.clock import SystemClock
@@ -195,7 +195,7 @@ def test_every_endpoint_outcome_and_engine_is_documented() -> None:
     rows = table(TEXT_BY_PATH[DOCS / "engines.md"], "engine")
 
     assert {*PATHS, "/"} == set(table(EXPORTER, "endpoint"))
-    assert {str(one): str(status_of(target, reading(one))) for one in Outcome} == {
+    assert {str(one): str(polled_status(target, reading(one), None)) for one in Outcome} == {
         name: cells[0] for name, cells in outcomes.items()
     }
     assert {engine.name for engine in ENGINES} == set(rows)

@@ -18,8 +18,10 @@ STATUSES = {
     "unhealthy": BAD,
     "unreachable": WARNING,
     "loading": "#F0E442",
+    "starting": PLAIN,
     "provisioning": "#0072B2",
     "draining": "#CC79A7",
+    "away": "#C7C7C7",
     "unknown": NEUTRAL,
 }
 """In the order in which they are stacked."""

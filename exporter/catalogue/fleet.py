@@ -12,14 +12,29 @@ FLEET_INSTANCES = Series(
     "Instances by status; every status is always present. healthy: passed its health check. "
     "unhealthy: connected, but gave no good answer, loads for longer than poll.loading-timeout, or "
     "two canaries in a row stalled and the inventory says health: canary. unreachable: no "
-    "connection. loading: loads its model. provisioning, draining: state in the inventory. "
-    "unknown: not polled yet, or the exporter ran out of file descriptors.",
+    "connection. loading: loads its model. starting: new in the inventory and not healthy yet, for "
+    "at most poll.starting-timeout. provisioning: state in the inventory, for as long at most. "
+    "draining: state in the inventory. away: unreachable, and inventory.transient says that it "
+    "comes and goes. unknown: not polled yet, or the exporter ran out of file descriptors.",
     (*SHARD, "status"),
 )
 FLEET_INVENTORY_INSTANCES = Series(
     "ollama_fleet_inventory_instances",
     Kind.GAUGE,
     "Instances in the inventory, in any state.",
+    SHARD,
+)
+FLEET_TRANSIENT_INSTANCES = Series(
+    "ollama_fleet_transient_instances",
+    Kind.GAUGE,
+    "Instances in the inventory that come and go on purpose, by inventory.transient.",
+    SHARD,
+)
+FLEET_RECENTLY_FAILED_INSTANCES = Series(
+    "ollama_fleet_recently_failed_instances",
+    Kind.GAUGE,
+    "Instances that are unhealthy, unreachable, loading or unknown for less than "
+    "poll.grace-period. When the exporter starts, every failure is recent.",
     SHARD,
 )
 FLEET_INSTANCE_CONDITIONS = Series(

@@ -45,6 +45,8 @@ class SourceListing:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.active: Listed = ()
+        self.was_active = False
+        """Whether a list of this source was active before the new one."""
         self.new: Listed | None = None
         """Parsed, but not active: not decided on yet, or refused for ids that others have."""
         self._unparsed: bytes | None = None
@@ -117,6 +119,7 @@ class SourceListing:
         """Activate the new list."""
         if self.new is not None:
             self.active, self.new = self.new, None
+            self.was_active = True
             self._content_problems = ()
 
     def reject(self, problems: Sequence[Problem]) -> None:
@@ -228,7 +231,8 @@ class Inventory:
         new = {i: item.new for i, item in enumerate(self._listings) if item.new is not None}
         resolution = await asyncio.to_thread(resolve, active, new)
         lists = [new[i] if i in resolution.taken else old for i, old in enumerate(active)]
-        merged = await asyncio.to_thread(merge, self._targets, lists, self._shard)
+        first = [i for i in resolution.taken if not self._listings[i].was_active]
+        merged = await asyncio.to_thread(merge, self._targets, lists, self._shard, first)
         # From here to the end nothing waits: a cancelled refresh has changed all or nothing.
         for index in resolution.taken:
             self._listings[index].activate()

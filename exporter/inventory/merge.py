@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -23,6 +23,8 @@ class Change:
     removed: tuple[Target, ...] = ()
     changed: tuple[tuple[Target, Target], ...] = ()
     """(before, after) of instances that stay but are described otherwise."""
+    appeared: frozenset[str] = frozenset()
+    """Ids of added ones that are not of the first list of their source: they are new."""
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed)
@@ -152,17 +154,25 @@ def conflicts(lists: Sequence[Listed]) -> list[Conflict]:
     return found
 
 
-def merge(before: Listed, lists: Iterable[Listed], shard: Shard) -> tuple[Listed, Change]:
+def merge(
+    before: Listed, lists: Sequence[Listed], shard: Shard, first_lists: Iterable[int] = ()
+) -> tuple[Listed, Change]:
     """Return this shard's part of all lists, sorted by id, and how it differs from `before`.
 
-    Targets that are equal to one in `before` are that very object.
+    Targets that are equal to one in `before` are that very object. `first_lists` are the indexes of
+    those whose sources gave none before.
     """
     held = [target for target in chain.from_iterable(lists) if shard.holds(target.id)]
     target_by_id = {target.id: target for target in held}
     ids = run_with_pauses(sorted_in_steps(target_by_id))
     after = keep_identity(before, (target_by_id[id_] for id_ in ids))
     is_same = len(before) == len(after) and all(map(_is, before, after))
-    return (before, NO_CHANGE) if is_same else (after, diff(before, after))
+    if is_same:
+        return before, NO_CHANGE
+    change = diff(before, after)
+    known = {target.id for index in first_lists for target in lists[index]}
+    new = frozenset(target.id for target in change.added if target.id not in known)
+    return after, replace(change, appeared=new)
 
 
 def _is(one: Target, other: Target) -> bool:

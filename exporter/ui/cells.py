@@ -264,6 +264,8 @@ WORST_STATUSES = (
     Status.UNHEALTHY,
     Status.LOADING,
     Status.UNKNOWN,
+    Status.STARTING,
+    Status.AWAY,
     Status.DRAINING,
     Status.PROVISIONING,
 )

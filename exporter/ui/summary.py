@@ -184,7 +184,10 @@ def throughput(totals: Totals) -> float | None:
 def n_expected(totals: Totals) -> int:
     """Return how many instances should serve: what is on its way in or out is not missing."""
     counts = totals.instances
-    return counts.total() - counts[Status.DRAINING] - counts[Status.PROVISIONING]
+    return counts.total() - sum([counts[status] for status in NOT_EXPECTED])
+
+
+NOT_EXPECTED = (Status.STARTING, Status.PROVISIONING, Status.DRAINING, Status.AWAY)
 
 
 def thresholds(limits: Limits, n_instances: int) -> dict[Name, float]:

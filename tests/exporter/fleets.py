@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from exporter.counters import CounterState, FleetCounters, update
 from exporter.exposition import Exposition, Format, assemble, fleet_chunks, instance_chunks
-from exporter.model import NO_VALUES, CanaryState, Outcome, Reading, Target, Values, Verdict
+from exporter.model import (
+    NO_VALUES,
+    CanaryState,
+    Outcome,
+    Reading,
+    State,
+    Status,
+    Target,
+    Values,
+    Verdict,
+)
 from exporter.snapshot import (
     Aggregation,
     Row,
     Snapshot,
     conditions_of,
     info_label_text,
-    is_up,
     label_text,
-    status_of,
 )
+from exporter.status import FAILING, is_up, polled_status, status_of
 
 NOW_S = 1_800_000_000.0
 
@@ -30,9 +39,10 @@ def row(target: Target, seen: Reading | None = None, canary: CanaryState | None 
     counters = CounterState(model=target.model)
     if seen is not None:
         counters, _ = update(counters, seen.verdict.values, target, now_s=NOW_S)
+    status = listed_status(target, seen, canary)
     return Row(
         target,
-        status_of(target, seen, canary),
+        status,
         seen,
         counters,
         is_up(seen),
@@ -45,7 +55,16 @@ def row(target: Target, seen: Reading | None = None, canary: CanaryState | None 
         ),
         conditions_of(target, seen, counters, canary),
         canary,
+        NOW_S if status in FAILING else None,
     )
+
+
+def listed_status(
+    target: Target, seen: Reading | None, canary: CanaryState | None = None
+) -> Status:
+    """Return the status of an instance that the exporter's first list had."""
+    is_coming_up = target.state is State.PROVISIONING
+    return status_of(target.state, polled_status(target, seen, canary), is_coming_up=is_coming_up)
 
 
 def snapshot(*rows: Row, fleet_counters: FleetCounters | None = None) -> Snapshot:

@@ -23,6 +23,7 @@ from exporter.publisher import Publisher
 from exporter.resolver import Resolver
 from exporter.scrape_target import PollOptions
 from exporter.selfmetrics import SelfMetrics
+from exporter.status import Transient
 from ollama_fleet.clock import Clock, SystemClock
 from tests.waiting import eventually
 
@@ -123,6 +124,8 @@ async def polling(
     health_timeout_s: float | None = None,
     metrics_timeout_s: float | None = None,
     loading_timeout_s: float = 3600.0,
+    starting_timeout_s: float = 3600.0,
+    transient: str = "",
     clock: Clock | None = None,
 ) -> AsyncIterator[Polled]:
     """Poll targets until the block ends; a poll may take nearly the whole interval."""
@@ -133,6 +136,8 @@ async def polling(
         metrics_timeout_s=metrics_timeout_s or 0.975 * interval_s,
         identify_interval_s=3600.0,
         loading_timeout_s=loading_timeout_s,
+        starting_timeout_s=starting_timeout_s,
+        transient=Transient.parse(transient),
         max_tokens_per_second=MAX_TOKENS_PER_SECOND,
         engines=all_engines(latency_unit_s=1.0),
         transport=TransportConfig(resolver, ssl.create_default_context()),
@@ -141,7 +146,7 @@ async def polling(
     fleet_counters = FleetCounters()
     metrics = SelfMetrics(version="test", shard=WHOLE, poll_interval_s=interval_s)
     poller = Poller(interval_s, options, fleet_counters, metrics)
-    publisher = Publisher(poller, fleet_counters, metrics, clock)
+    publisher = Publisher(poller, fleet_counters, metrics, clock, grace_period_s=90.0)
     polled = Polled(poller, publisher, fleet_counters, metrics, options)
     await polled.update(*targets)
     running = asyncio.create_task(poller.run())

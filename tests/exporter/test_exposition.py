@@ -41,6 +41,7 @@ from exporter.model import (
     Values,
 )
 from exporter.snapshot import Row, Snapshot
+from exporter.status import FAILING
 from tests.exporter.fleets import NOW_S, reading, render, row, snapshot, text_of
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -55,7 +56,11 @@ class Oracle(Collector):
     def collect(self) -> Iterator[Metric]:
         fleet = self._snapshot.fleet
         yield family(catalogue.FLEET_INSTANCES, fleet.instances)
-        yield single(catalogue.FLEET_INVENTORY_INSTANCES, len(self._snapshot.rows))
+        rows = self._snapshot.rows
+        yield single(catalogue.FLEET_INVENTORY_INSTANCES, len(rows))
+        yield single(catalogue.FLEET_TRANSIENT_INSTANCES, sum(row.is_transient for row in rows))
+        failed = [row for row in rows if row.status in FAILING]  # all of them at this moment
+        yield single(catalogue.FLEET_RECENTLY_FAILED_INSTANCES, len(failed))
         yield family(catalogue.FLEET_TOKENS_PER_SECOND, fleet.tokens_per_second)
         yield family(catalogue.FLEET_MEASURED_INSTANCES, fleet.measured_instances)
         yield single(catalogue.FLEET_REQUEST_LATENCY_P99, fleet.latency_p99_s)

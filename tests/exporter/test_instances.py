@@ -83,6 +83,7 @@ def test_what_is_not_known_is_left_out() -> None:
             "engine": "ollama",
             "state": "running",
             "status": "unknown",
+            "failing_seconds": 5.0,
         }
     ] == seen(C)
 

@@ -251,6 +251,7 @@ async def test_instance_series_of_a_large_fleet_are_off_unless_asked_for(
             polled.metrics,
             polled.options.clock,
             per_instance=per_instance,
+            grace_period_s=90.0,
         ),
     )
 

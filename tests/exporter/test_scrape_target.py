@@ -133,6 +133,7 @@ def toy_options(clock: HeldClock) -> PollOptions:
         metrics_timeout_s=PATIENCE_S,
         identify_interval_s=3600.0,
         loading_timeout_s=600.0,
+        starting_timeout_s=900.0,
         max_tokens_per_second=1e6,
         engines={"toy": engine},
         transport=TransportConfig(Resolver(clock), ssl.create_default_context()),

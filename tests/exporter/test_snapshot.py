@@ -20,8 +20,8 @@ from exporter.model import (
     Values,
 )
 from exporter.peers import NodeKey
-from exporter.snapshot import MAX_VERSIONS, Aggregation, conditions_of, status_of
-from tests.exporter.fleets import NOW_S, reading, row, snapshot
+from exporter.snapshot import MAX_VERSIONS, Aggregation, conditions_of
+from tests.exporter.fleets import NOW_S, listed_status, reading, row, snapshot
 
 FRESH = CounterState()
 
@@ -59,12 +59,12 @@ def fast(speed: float, p99_s: float | None = None) -> Values:
     ],
 )
 def test_each_outcome_has_its_status(outcome: Outcome, expected: Status) -> None:
-    assert expected == status_of(target(), reading(outcome))
+    assert expected == listed_status(target(), reading(outcome))
 
 
 @pytest.mark.parametrize("state", [State.PROVISIONING, State.DRAINING])
 def test_what_the_inventory_says_comes_first(state: State) -> None:
-    assert Status(state.value) == status_of(target(state=state), reading())
+    assert Status(state.value) == listed_status(target(state=state), reading())
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_two_stalled_canaries_in_a_row_are_unhealthy_where_the_inventory_says_so
 
     one = replace(target(), health=health)
 
-    assert expected is status_of(one, reading(outcome), canary)
-    assert Status.DRAINING is status_of(replace(one, state=State.DRAINING), reading(), canary)
+    assert expected is listed_status(one, reading(outcome), canary)
+    assert Status.DRAINING is listed_status(replace(one, state=State.DRAINING), reading(), canary)
 
 
 def test_an_instance_whose_last_canary_stalled_has_that_condition() -> None:

@@ -21,7 +21,8 @@ export const FILTERS = Object.freeze(["node", "model", "status", "condition", "d
 
 /** The statuses of an instance; the protocol's codes index the fleet's own list, which is the same. */
 export const STATUSES = Object.freeze([
-  "healthy", "unhealthy", "unreachable", "loading", "provisioning", "draining", "unknown",
+  "healthy", "unhealthy", "unreachable", "loading", "starting", "provisioning", "draining", "away",
+  "unknown",
 ]);
 
 /** What may be wrong with an instance whose status may be healthy, in the order of the protocol's bits. */

@@ -124,7 +124,8 @@ async def test_a_change_of_a_file_is_told_and_the_rest_stays_the_very_same(tmp_p
         change = await inventory.refresh()
 
     new_a, new_c, d = inventory.targets
-    assert Change(added=(d,), removed=(b,), changed=((c, new_c),)) == change
+    expected = Change(added=(d,), removed=(b,), changed=((c, new_c),), appeared=frozenset({"d"}))
+    assert expected == change
     assert new_a is a
     assert ["a", "c", "d"] == ids(inventory.targets)
 

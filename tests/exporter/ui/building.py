@@ -25,7 +25,8 @@ from exporter.poller import Poller
 from exporter.responses import ResponseSender
 from exporter.scrape_target import LastFailure
 from exporter.selfmetrics import SelfMetrics
-from exporter.snapshot import Row, is_up, status_of
+from exporter.snapshot import Row
+from exporter.status import is_up
 from exporter.ui.handlers import File, FleetUi
 from exporter.ui.prometheus import Prometheus
 from exporter.ui.recent import RecentHistory
@@ -33,6 +34,7 @@ from exporter.ui.revisions import Revisions, ViewBuilder
 from exporter.ui.summary import Limits, Summariser, UiConfig
 from ollama_fleet.clock import Clock, SystemClock
 from ollama_fleet.levels import Level
+from tests.exporter.fleets import listed_status
 
 NOW_S = 1_800_000_000.0
 LIMITS = Limits(Level(0.99, is_per_instance=True), 0.15, Level(40.0, is_per_instance=True))
@@ -98,7 +100,7 @@ def cell(
     if outcome is not None:
         verdict = Verdict(outcome, values=Values(latency_p99_s=p99_s, loaded=loaded))
         reading = Reading(verdict, engine, NOW_S, 0.002)
-    status = status_of(target, reading)
+    status = listed_status(target, reading)
     return Row(target, status, reading, counters, is_up(reading), "", "", conditions, canary)
 
 

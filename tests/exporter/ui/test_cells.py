@@ -267,7 +267,9 @@ ROWS = [
 
 def test_by_status_those_come_first_that_are_gone() -> None:
     """Unreachable, unhealthy, loading, unknown, draining, provisioning, with a condition."""
-    expected = [("f", 2), ("h", 2), ("e", 1), ("d", 3), ("c", 6), ("b", 5), ("a", 4)]
+    statuses = [("f", "unreachable"), ("h", "unreachable"), ("e", "unhealthy"), ("d", "loading"),
+                ("c", "unknown"), ("b", "draining"), ("a", "provisioning")]  # fmt: skip
+    expected = [(id_, STATUS_CODES[Status(status)]) for id_, status in statuses]
     partly = [
         cell("i", conditions=(Condition.ON_CPU,)),
         cell("j", conditions=(Condition.MODEL_NOT_LOADED, Condition.ON_CPU)),

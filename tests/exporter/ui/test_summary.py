@@ -125,8 +125,8 @@ def indicator(
 
 async def test_a_summary_has_everything_that_the_page_shows() -> None:
     instances = {
-        "healthy": 2, "unhealthy": 0, "unreachable": 1, "loading": 0, "provisioning": 0,
-        "draining": 0, "unknown": 0,
+        "healthy": 2, "unhealthy": 0, "unreachable": 1, "loading": 0, "starting": 0,
+        "provisioning": 0, "draining": 0, "away": 0, "unknown": 0,
     }  # fmt: skip
 
     conditions = {**dict.fromkeys(map(str, Condition), 0), "on_cpu": 1}
