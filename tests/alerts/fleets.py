@@ -1,138 +1,226 @@
-"""Fleets of any size as promtool's input series: a day of samples, one a minute.
+"""Fleets of any size as promtool's input series: what an exporter publishes while things happen.
 
-In:   What happens to a fleet, as steps: `"60x119 59x1320"` is a minute's healthy count each.
-Out:  The series that an exporter publishes of it, each fleet with a `cluster` label of its own.
+In:   What happens to a fleet, as steps: `[(120, 60), (1, 59)]` is 60 for two hours, then 59.
+Out:  The series of it, each fleet with a `cluster` label of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import yaml
-
-from alerts import build
-from alerts.settings import Settings
-from tests.alerts.promtool import Rule, foundations, run, write
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 DAY_MIN = 1440
-JOB = 'job="ollama-fleet-exporter",instance="exporter:11440"'
-FIRED = 'group by (cluster, alertname) (max_over_time(ALERTS{alertstate="firing",%s}[1d]))'
-PAGE, ANY = 'severity="critical"', 'severity!="none"'
+STATUSES = (
+    *("healthy", "unhealthy", "unreachable", "loading", "unknown"),
+    *("provisioning", "draining", "starting", "away"),
+)
+CONDITIONS = (
+    *("model_not_loaded", "model_not_installed", "nothing_loaded", "on_cpu", "stalled"),
+    *("flapping", "not_serving", "kv_cache_full"),
+)
+BOUNDARIES_S = (0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0)
+SPEED = 'ollama_fleet_tokens_per_second{model="a"}'
+MEASURED = 'ollama_fleet_measured_instances{model="a"}'
+GENERATED = 'ollama_fleet_generated_tokens_total{model="a"}'
+RECENTLY_FAILED = "ollama_fleet_recently_failed_instances"
+TRANSIENT = "ollama_fleet_transient_instances"
+CONDITION = 'ollama_fleet_instance_conditions{{condition="{}"}}'
+RESTARTS = "ollama_fleet_restarts_total"
+OWN_P99 = "ollama_fleet_request_latency_p99_seconds"
+
+Value = float | None
+"""None where there is no sample."""
+Steps = Sequence[tuple[float, Value]]
+"""Minutes and a value each; the last value stays."""
+Samples = list[Value]
+NONE: Steps = ((1, 0),)
+GONE: Steps = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """A fleet during a day; every step is (minutes, number of instances)."""
+    """What one exporter publishes of a fleet; exporters of one cluster are replicas or shards."""
 
-    cluster: str
-    listed: Sequence[tuple[int, int]]
-    healthy: Sequence[tuple[int, int]]
+    cluster: str = ""
+    """Empty for a fleet without that label."""
+    listed: Steps
+    healthy: Steps = ()
+    """Where not given, all instances that are in no other status."""
     failing_as: str = "unreachable"
+    """The status of those that are neither healthy nor in another status."""
+    statuses: Mapping[str, Steps] = field(default_factory=dict)
+    models: Mapping[str, Mapping[str, Steps]] = field(default_factory=dict)
+    """By model and status; where not given, all instances have one model."""
+    nodes: Mapping[str, Mapping[str, Steps]] = field(default_factory=dict)
+    """By node and status."""
     latency_s: float = 0.1
+    """The p99 that the instances report of themselves."""
     speed: float = 100.0
     """In tokens/s of an instance."""
+    gauges: Mapping[str, Steps] = field(default_factory=dict)
+    """Further series by selector, or other values of those below; GONE removes one."""
+    counters: Mapping[str, Steps] = field(default_factory=dict)
+    """The same of counters, by how much they rise a minute."""
+    restart: tuple[float, float] = (0, 0)
+    """Minutes between which the exporter is down; its counters begin at 0 then."""
+    exporter: str = "exporter:11440"
+    shard: str = "0"
 
-    def series(self) -> Iterator[dict[str, str]]:
+    def series(self, minutes: int = DAY_MIN, interval_s: float = 60) -> Iterator[dict[str, str]]:
         """Yield what promtool is fed."""
-        listed, healthy = _minutes(self.listed), _minutes(self.healthy)
-        failing = [of - up for of, up in zip(listed, healthy, strict=True)]
-        statuses = {"healthy": healthy, self.failing_as: failing}
-        speed = [up * self.speed for up in healthy]
-        exporter = {
-            "up": "1x1440",
-            'ollama_exporter_shard_info{shard="0"}': "1x1440",
-            "ollama_exporter_shards": "1x1440",
-            "ollama_exporter_poll_interval_seconds": "10x1440",
-            "ollama_exporter_poll_last_completed_timestamp_seconds": "0+60x1440",
-            'ollama_fleet_instances{shard="0",status="draining"}': "0x1440",
-            'ollama_fleet_instances{shard="0",status="provisioning"}': "0x1440",
-            'ollama_fleet_inventory_instances{shard="0"}': _text(listed),
-            'ollama_fleet_tokens_per_second{shard="0",model="a"}': _text(speed),
-            'ollama_fleet_measured_instances{shard="0",model="a"}': _text(healthy),
-            'ollama_fleet_request_latency_p99_seconds{shard="0"}': f"{self.latency_s}x1440",
-            'ollama_fleet_generated_tokens_total{shard="0",model="a"}': "0+600x1440",
+        times = [n * interval_s / 60 for n in range(round(minutes * 60 / interval_s) + 1)]
+        gauges = self._counts(times)
+        for selector, steps in {**self._others(times), **self.gauges}.items():
+            gauges[selector] = samples(steps, times)
+        for selector, values in gauges.items():
+            told = self._masked(values, times)
+            if selector == "up":
+                told = [value or 0 for value in told]
+            yield from self._told(selector, told)
+        counters = {GENERATED: ((1, 600),), RESTARTS: NONE, **self.counters}
+        for selector, steps in counters.items():
+            rises = [(value or 0) * interval_s / 60 for value in samples(steps, times)]
+            yield from self._told(selector, self._added_up(rises, times))
+
+    def _counts(self, times: Sequence[float]) -> dict[str, Samples]:
+        """Return the series that count instances, and their speed."""
+        listed = samples(self.listed, times)
+        by_status = {status: samples(steps, times) for status, steps in self.statuses.items()}
+        rest = [_less(of, others) for of, *others in zip(listed, *by_status.values(), strict=True)]
+        healthy = samples(self.healthy, times) if self.healthy else rest
+        by_status["healthy"] = healthy
+        if self.healthy:
+            by_status[self.failing_as] = [
+                _less(of, [up]) for of, up in zip(rest, healthy, strict=True)
+            ]
+        gauges: dict[str, Samples] = {
+            SPEED: [up and up * self.speed for up in healthy],
+            MEASURED: healthy,
         }
-        for status, counts in statuses.items():
-            for kind in ('fleet_instances{shard="0"', 'model_instances{shard="0",model="a"'):
-                exporter[f'ollama_{kind},status="{status}"}}'] = _text(counts)
-        for selector, values in exporter.items():
-            yield {"series": self._labelled(selector), "values": values}
+        for status in STATUSES:
+            values = by_status.get(status, samples(NONE, times))
+            gauges[f'ollama_fleet_instances{{status="{status}"}}'] = values
+            if not self.models and (status in by_status):
+                gauges[f'ollama_model_instances{{model="a",status="{status}"}}'] = values
+        return gauges
 
-    def _labelled(self, selector: str) -> str:
+    def _others(self, times: Sequence[float]) -> dict[str, Steps]:
+        ends = [(after - before, 60 * before) for before, after in pairwise(times)]
+        now: Steps = [*ends, (1, 60 * times[-1])]
+        others: dict[str, Steps] = {
+            "up": ((1, 1),),
+            f'ollama_exporter_shard_info{{shard="{self.shard}"}}': ((1, 1),),
+            "ollama_exporter_shards": ((1, 1),),
+            "ollama_exporter_poll_interval_seconds": ((1, 10),),
+            "ollama_exporter_poll_last_completed_timestamp_seconds": now,
+            'ollama_exporter_inventory_last_success_timestamp_seconds{source="file"}': now,
+            "ollama_fleet_inventory_instances": self.listed,
+            RECENTLY_FAILED: NONE,
+            TRANSIENT: NONE,
+            OWN_P99: ((1, self.latency_s),),
+        }
+        for condition in CONDITIONS:
+            others[f'ollama_fleet_instance_conditions{{condition="{condition}"}}'] = NONE
+        for kind, groups in (("model", self.models), ("node", self.nodes)):
+            for name, by_status in groups.items():
+                for status, steps in {"healthy": NONE, **by_status}.items():
+                    others[f'ollama_{kind}_instances{{{kind}="{name}",status="{status}"}}'] = steps
+        return others
+
+    def _masked(self, values: Samples, times: Sequence[float]) -> Samples:
+        """Return the values without those of the time in which the exporter is down."""
+        start, end = self.restart
+        return [
+            None if start <= at < end else value for at, value in zip(times, values, strict=True)
+        ]
+
+    def _added_up(self, rises: Sequence[float], times: Sequence[float]) -> Samples:
+        total, start, end = 0.0, *self.restart
+        totals: Samples = []
+        for at, rise in zip(times, rises, strict=True):
+            total = 0.0 if start <= at < end else total + rise
+            totals.append(round(total, 6))
+        return self._masked(totals, times)
+
+    def _told(self, selector: str, values: Samples) -> Iterator[dict[str, str]]:
         name, _, labels = selector.rstrip("}").partition("{")
-        return f'{name}{{{JOB},cluster="{self.cluster}"{"," if labels else ""}{labels}}}'
+        own = [f'job="ollama-fleet-exporter",instance="{self.exporter}"']
+        if self.cluster:
+            own.append(f'cluster="{self.cluster}"')
+        if name.startswith(("ollama_fleet_", "ollama_model_", "ollama_node_")):
+            own.append(f'shard="{self.shard}"')
+        if labels:
+            own.append(labels)
+        if any(value is not None for value in values):
+            yield {"series": f"{name}{{{','.join(own)}}}", "values": _text(values)}
 
 
-def _minutes(steps: Sequence[tuple[int, int]]) -> list[int]:
-    """Return the value of each minute; the last one stays until the end of the day."""
-    values = [value for minutes, value in steps for _ in range(minutes)]
-    return (values + [steps[-1][1]] * (DAY_MIN + 1))[: DAY_MIN + 1]
-
-
-def _text(values: Sequence[float]) -> str:
-    """Return the values as promtool reads them, repetitions in one."""
-    parts: list[tuple[float, int]] = []
-    for value in values:
-        if parts and parts[-1][0] == value:
-            parts[-1] = (value, parts[-1][1] + 1)
-        else:
-            parts.append((value, 0))
-    return " ".join(f"{value:g}x{times}" if times else f"{value:g}" for value, times in parts)
-
-
-def fired(
-    promtool: Path,
-    folder: Path,
-    settings: Settings,
-    fleets: Sequence[Fleet],
-    *,
-    expected: Sequence[Mapping[str, str]] = (),
-    names: Collection[str] = (),
-) -> str:
-    """Return what promtool says of a day in which no other alerts may fire; empty if all is so.
-
-    Args:
-        promtool: The program.
-        folder: Where its files are written.
-        settings: What makes the rules.
-        fleets: What happens.
-        expected: The labels of the alerts that must fire.
-        names: The alerts to look at; those that page where none are given.
-    """
-    texts = (", ".join(f'{key}="{value}"' for key, value in each.items()) for each in expected)
-    samples = [{"labels": f"{{{text}}}", "value": 1} for text in texts]
-    test: dict[str, Any] = {
-        "name": "a day",
-        "interval": "1m",
-        "input_series": [series for fleet in fleets for series in fleet.series()],
-        "promql_expr_test": [
-            {"expr": FIRED % (ANY if names else PAGE), "eval_time": "1d", "exp_samples": samples}
-        ],
+def requests(
+    per_minute: Steps, took_s: float, *, failing: Steps = NONE, model: str = "a"
+) -> dict[str, Steps]:
+    """Return the counters of requests that all take this long; `failing` of them fail a minute."""
+    of = f'model="{model}"'
+    duration = "ollama_fleet_request_duration_seconds"
+    counters = {
+        f"ollama_fleet_requests_total{{{of}}}": per_minute,
+        f"ollama_fleet_request_errors_total{{{of}}}": failing,
+        f"{duration}_count{{{of}}}": per_minute,
+        f'{duration}_bucket{{{of},le="+Inf"}}': per_minute,
     }
-    rules = [
-        rule
-        for rule in rules_of(settings)
-        if not rule.is_alert or (rule.name in names if names else _pages(rule))
-    ]
-    rest_on = foundations({rule.name for rule in rules if rule.is_alert}, rules)
-    seen = [rule for rule in rules if rule.name in rest_on]
-    document = {"evaluation_interval": "1m", "tests": [test]}
-    said = run(promtool, write(folder, seen, document))
-    return "" if said.returncode == 0 else said.stdout
+    for bound_s in BOUNDARIES_S:
+        counters[f'{duration}_bucket{{{of},le="{bound_s:g}"}}'] = (
+            per_minute if took_s <= bound_s else NONE
+        )
+    return counters
 
 
-def _pages(rule: Rule) -> bool:
-    return rule.is_alert and rule.body["labels"]["severity"] == "critical"
+def samples(steps: Steps, times: Sequence[float]) -> Samples:
+    """Return the value at each time, in minutes."""
+    values: Samples = []
+    left = iter(steps)
+    until, value = 0.0, None
+    is_last = False
+    for at in times:
+        while at >= until and not is_last:
+            minutes, value = next(left, (0.0, value))
+            is_last = not minutes
+            until += minutes
+        values.append(value)
+    return values
 
 
-def rules_of(settings: Settings) -> list[Rule]:
-    """Return all rules that these settings make."""
-    return [
-        Rule(group["name"], body)
-        for text in build.rule_files(settings).values()
-        for group in yaml.safe_load(text)["groups"]
-        for body in group["rules"]
-    ]
+def _less(of: Value, others: Sequence[Value]) -> Value:
+    return None if of is None else of - sum(other or 0 for other in others)
+
+
+def _text(values: Samples) -> str:
+    """Return the values as promtool reads them, each even rise in one."""
+    parts: list[str] = []
+    n = 0
+    while n < len(values):
+        first = values[n]
+        if first is None:
+            parts.append("stale" if n and values[n - 1] is not None else "_")
+            n += 1
+            continue
+        last = _run(values, n)
+        after = values[n + 1] if last > n else None
+        rise = f"{after - first:+.12g}" if after is not None else "+0"
+        parts.append(f"{first:.12g}{rise}x{last - n}" if last > n else f"{first:.12g}")
+        n = last + 1
+    return " ".join(parts)
+
+
+def _run(values: Samples, start: int) -> int:
+    """Return the last index up to which values rise evenly from this one on."""
+    last = start
+    rise: float | None = None
+    for n in range(start + 1, len(values)):
+        before, value = values[n - 1], values[n]
+        if before is None or value is None:
+            break
+        if rise is not None and abs(value - before - rise) > 1e-9:
+            break
+        rise, last = value - before, n
+    return last
