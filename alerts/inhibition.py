@@ -48,7 +48,7 @@ CANARY = (
     "OllamaFleetCanaryStopped",
 )
 NODES = (
-    "OllamaNodeAllInstancesDown",
+    "OllamaNodeInstancesDown",
     "OllamaNodeSlowerThanFleet",
     "OllamaFleetManySlowNodes",
 )
@@ -123,12 +123,6 @@ RULES = (
         reason="Polls that have stopped make the metrics vanish, and are not slow.",
     ),
     Inhibition(
-        sources=(named("OllamaFleetClusterLabelMissing"), 'shard=~".+"'),
-        targets=(named("OllamaFleetReplicasDisagree"),),
-        equal=("shard",),
-        reason="Exporters of two fleets are no replicas, and count what is theirs.",
-    ),
-    Inhibition(
         sources=(named("OllamaFleetInventoryLost"),),
         # Not muted is HealthyInstancesLow, though a floor that is a fixed number makes it fire as
         # well: it would no longer tell of an outage of what is still listed.
@@ -148,7 +142,7 @@ RULES = (
                 "OllamaFleetCapacityLow",
                 "OllamaFleetTokenThroughputLow",
                 "OllamaFleetQueueSaturated",
-                "OllamaNodeAllInstancesDown",
+                "OllamaNodeInstancesDown",
             ),
         ),
         reason="They follow from the instances that are missing, which is known by now.",
@@ -159,17 +153,17 @@ RULES = (
         reason="A slow loss of the same budget is no news while instances are missing.",
     ),
     Inhibition(
-        sources=(named("OllamaNodeAllInstancesDown"), 'node=~".+"'),
+        sources=(named("OllamaNodeInstancesDown"), 'node=~".+"'),
         targets=(named("OllamaNodeSlowerThanFleet"),),
         equal=("node",),
-        reason="A node that is down is not slow.",
+        reason="A node whose instances fail or load is no slow one.",
     ),
     Inhibition(
         # We have no alerts on single instances; these are for those that others write.
-        sources=(named("OllamaNodeAllInstancesDown"), 'node=~".+"'),
+        sources=(named("OllamaNodeInstancesDown"), 'node=~".+"'),
         targets=('instance_id=~".+"',),
         equal=("node",),
-        reason="A node that is down has no instance which is not.",
+        reason="What is wrong with single instances follows from what is wrong with their node.",
     ),
     Inhibition(
         # It holds for less time than they do, so it mutes them before the first ticket.

@@ -62,8 +62,10 @@ VERSIONS = "engine_version:ollama_instances:count"
 
 NODE_INSTANCES = "node:ollama_instances:sum"
 """By node and status."""
+NODE_EXPECTED = "node:ollama_instances_expected:sum"
+"""By node, like EXPECTED: where replicas disagree, NODE_INSTANCES adds up to more."""
 NODE_SPEED = "node_model_engine:ollama_tokens_per_second:avg"
-PEERS_SPEED = "model_engine:ollama_tokens_per_second:median"
+"""Per instance."""
 NODE_SPEED_RATIO = "node_model_engine:ollama_tokens_per_second_per_peers:ratio"
 
 READY_RATIO = "fleet:ollama_provisioner_ready_instances_per_wanted:ratio"

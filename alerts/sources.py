@@ -114,7 +114,11 @@ ERRORS = Source(
 )
 SPEED = Source(
     "no speed: stock Ollama reports none; switch on the canary (--canary.period)",
-    (catalogue.FLEET_TOKENS_PER_SECOND,),
+    (
+        catalogue.FLEET_TOKENS_PER_SECOND,
+        catalogue.NODE_TOKENS_PER_SECOND,
+        catalogue.NODE_MEASURED_INSTANCES,
+    ),
     (FLEET,),
 )
 TOKENS = Source(
@@ -153,6 +157,11 @@ EXPORTER_SOURCES = (
         "no GPU memory of models: only Ollama reports it",
         (catalogue.MODEL_ON_CPU_INSTANCES,),
         (MODELS,),
+    ),
+    Source(
+        "no node to compare: fewer than three have the same model, engine and hardware",
+        (catalogue.NODE_PEERS_TOKENS_PER_SECOND,),
+        (SPEED,),
     ),
     Source(SPEED.reason, (catalogue.INSTANCE_TOKENS_PER_SECOND,), (SPEED, INSTANCE)),
     Source(TOKENS.reason, (catalogue.INSTANCE_GENERATED_TOKENS,), (INSTANCE,)),

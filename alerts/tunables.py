@@ -161,8 +161,8 @@ TUNABLES = (
         "OllamaNodeSlowerThanFleet",
         judges_rest=True,
         sets_rest=True,
-        absent="no nodes can be compared: that needs thresholds.min_peers nodes with the same "
-        "model and engine, and the exporter's series per instance",
+        absent="no nodes can be compared: that needs three nodes with the same model, engine and "
+        "hardware that report their speed",
     ),
     Tunable(
         "queued_per_instance",

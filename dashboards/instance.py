@@ -156,9 +156,9 @@ def _models(select: Selectors) -> Panel:
 def _speed(select: Selectors) -> Panel:
     text = PanelText(
         title="Speed against its peers",
-        description="Tokens per second while it generates; its node's mean and the median of all "
-        "nodes with the same model and engine. Alone below the node: restart it. With its node "
-        "below the limit: the node is slow. Series: ollama_instance_tokens_per_second.",
+        description="Tokens per second while it generates; its node's mean and the median of the "
+        "nodes with the same model, engine and hardware. Alone below the node: restart it. With "
+        "its node below the limit: the node is slow. Series: ollama_instance_tokens_per_second.",
         no_data=f"The instance reports no speed, as stock Ollama: {CANARY}.",
         unit="short",
     )

@@ -15,8 +15,8 @@ from exporter import catalogue
 SLOW = {"0": ("as its peers", colours.GOOD), "1": ("slow", colours.BAD)}
 UP = {"0": ("down", colours.BAD), "1": ("up", colours.GOOD)}
 NO_PEERS = (
-    "No node can be compared: fewer than three run the same model and engine, or servers report no "
-    f"speed, as stock Ollama: {CANARY}."
+    "No node can be compared: fewer than three have the same model, engine and hardware, or "
+    f"servers report no speed, as stock Ollama: {CANARY}."
 )
 LIMITS = (10, 25, 50, 100)
 
@@ -58,8 +58,8 @@ def _counts(select: Selectors) -> tuple[Panel, ...]:
             "Compared nodes",
             "compared",
             nodes.compared_count(select),
-            "Nodes with enough peers of the same model and engine. Fewer than all: instances do "
-            "not report their speed, or fewer than three nodes run a model.",
+            "Nodes with peers of the same model, engine and hardware. Fewer than all: instances do "
+            "not report their speed, or fewer than three nodes are of a kind.",
             no_data=NO_PEERS,
         ).optional(),
         _count(
@@ -105,8 +105,8 @@ def _slowest(select: Selectors) -> Panel:
     text = PanelText(
         title="Nodes slowest against their peers",
         description="Tokens per second per instance against the median of the nodes with the same "
-        "model and engine. Slow ones share a rack, a batch or a BIOS setting: compare with one "
-        "that is not. Series: node_model_engine:ollama_tokens_per_second_per_peers:ratio.",
+        "model, engine and hardware. Slow ones share a rack, a batch or a BIOS setting: compare "
+        "with one that is not. Series: node_model_engine:ollama_tokens_per_second_per_peers:ratio.",
         no_data=NO_PEERS,
     )
     panel = choices.rows_by_cluster(

@@ -1,24 +1,28 @@
-"""Rules on nodes: is one down, or slower than its peers with the same model and engine."""
+"""Rules on nodes: do a node's instances fail, or is it slower than its peers."""
 
 from __future__ import annotations
 
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
-from alerts.names import NODE_INSTANCES, NODE_SPEED, NODE_SPEED_RATIO, PEERS_SPEED
-from alerts.promql import joined
+from alerts.names import NODE_EXPECTED, NODE_INSTANCES, NODE_SPEED, NODE_SPEED_RATIO
+from alerts.promql import indented, joined
 from alerts.settings import Settings
 from exporter import catalogue
 from ollama_fleet.levels import number, percent
 
+JUDGED = 'status=~"healthy|unhealthy|unreachable|loading"'
+"""Instances that should serve and whose polls say whether they do."""
+LEAST_FAILING = 2
+"""One Ollama per host that is off is no incident of a node."""
 NODE_QUERY = "var-node={{ $labels.node | urlquery }}"
 
 
 def group(settings: Settings) -> Group:
-    """Return the rules on nodes; those on speed need the series per instance."""
+    """Return the rules on nodes; all of them read the exporter's series by node."""
     return Group(
         "ollama-fleet-nodes",
         (
             *_speeds(settings),
-            _node_down(settings),
+            _instances_down(settings),
             _node_slow(settings),
             _many_slow(settings),
         ),
@@ -31,56 +35,52 @@ def slow_ratio(settings: Settings) -> str:
 
 
 def _speeds(settings: Settings) -> tuple[Recording, ...]:
+    """Return the speed of nodes; replicas and shards each know a random part of a node."""
     scope = settings.scope
-    kind = scope.on("model", "engine")
-    speed, info = map(scope.raw, (catalogue.INSTANCE_TOKENS_PER_SECOND, catalogue.INSTANCE_INFO))
+    per_instance = (
+        f"{scope.last(catalogue.NODE_TOKENS_PER_SECOND)}\n"
+        f"/ {scope.last(catalogue.NODE_MEASURED_INSTANCES)}"
+    )
+    peers = scope.last(catalogue.NODE_PEERS_TOKENS_PER_SECOND)
+    mean = f"avg {scope.by('node', 'model', 'engine')}"
     return (
         Recording(NODE_INSTANCES, scope.fleet_sum(catalogue.NODE_INSTANCES, "node", "status")),
-        # Model and engine are joined from the same exporter's page, where an instance has one only.
-        Recording(
-            NODE_SPEED,
-            joined(
-                f"avg {scope.by('node', 'model', 'engine')} (",
-                f"  max {scope.by('instance_id', 'node', 'model', 'engine')} (",
-                f"    ({speed} > 0)",
-                f"    * {scope.on('job', 'instance', 'instance_id')}"
-                f" group_left (model, engine) {info}",
-                "  )",
-                ")",
-            ),
-        ),
-        Recording(PEERS_SPEED, f"quantile {scope.by('model', 'engine')} (0.5, {NODE_SPEED})"),
-        Recording(
-            NODE_SPEED_RATIO,
-            joined(
-                f"{NODE_SPEED} / {kind} group_left () {PEERS_SPEED}",
-                f"and {kind}",
-                f"count {scope.by('model', 'engine')} ({NODE_SPEED})"
-                f" >= {settings.thresholds.min_peers}",
-            ),
-        ),
+        Recording(NODE_EXPECTED, _expected(settings)),
+        Recording(NODE_SPEED, f"{mean} (\n  {indented(per_instance)}\n)"),
+        Recording(NODE_SPEED_RATIO, f"{mean} (\n  {indented(per_instance)}\n  / {peers}\n)"),
     )
 
 
-def _node_down(settings: Settings) -> Alert:
+def _expected(settings: Settings) -> str:
+    """Return how many instances of each node should serve.
+
+    Each exporter's statuses are added up first: instances about which replicas disagree count once.
+    """
     scope = settings.scope
-    gone = "" if settings.fleet.comes_and_goes else "|unreachable"
-    failing = f'{NODE_INSTANCES}{{status=~"unhealthy{gone}"}}'
+    shard = (*catalogue.SHARD, "node")
+    counts = (
+        f"sum {scope.by('job', 'instance', *shard)} "
+        f"({scope.last(catalogue.NODE_INSTANCES, where=JUDGED)})"
+    )
+    return f"sum {scope.by('node')} (\n  max {scope.by(*shard)} (\n    {counts}\n  )\n)"
+
+
+def _instances_down(settings: Settings) -> Alert:
+    healthy = f'{NODE_INSTANCES}{{status="healthy"}}'
     return Alert(
-        name="OllamaNodeAllInstancesDown",
-        # A node that is only drained has no healthy instance either, and nothing fails.
+        name="OllamaNodeInstancesDown",
         expr=joined(
-            f"sum {scope.by('node')} ({failing}) > 0",
-            f"unless {scope.on('node')}",
-            f'{NODE_INSTANCES}{{status="healthy"}} > 0',
+            f"{NODE_EXPECTED} - {settings.scope.on('node')} {healthy} >= {LEAST_FAILING}",
+            f">= 0.5 * {NODE_EXPECTED}",
         ),
-        for_s=300,
+        for_s=600,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
-        summary="No instance of a node is healthy.",
+        summary="At least half of a node's instances fail or load.",
         description=(
-            "Node {{ $labels.node }} has {{ $value }} failing instances and no healthy one. The "
-            "node itself, its network or its container runtime is down."
+            "{{ $value }} instances of node {{ $labels.node }} fail or load their model: at least "
+            "half of those that should serve. Typical causes: the machine, its network, its "
+            "container runtime, or where its models are stored."
         ),
         dashboard=Dashboard.NODES,
         dashboard_query=NODE_QUERY,
@@ -90,7 +90,7 @@ def _node_down(settings: Settings) -> Alert:
 def _node_slow(settings: Settings) -> Alert:
     return Alert(
         name="OllamaNodeSlowerThanFleet",
-        settings=("thresholds.slow_node", "thresholds.min_peers"),
+        settings=("thresholds.slow_node",),
         expr=f"{settings.scope.last(NODE_SPEED_RATIO)} < {slow_ratio(settings)}",
         for_s=900,
         keep_firing_for_s=600,
@@ -98,8 +98,9 @@ def _node_slow(settings: Settings) -> Alert:
         summary="A node generates tokens more slowly than its peers.",
         description=(
             "Node {{ $labels.node }} generates at {{ $value | humanizePercentage }} of the median "
-            "speed of the nodes with the same model ({{ $labels.model }}) and engine ({{ "
-            "$labels.engine }}). Typical causes: a BIOS or power setting, heat, a noisy neighbour."
+            "speed of its peers: nodes with the same model ({{ $labels.model }}), engine ({{ "
+            "$labels.engine }}) and hardware. Typical causes: a BIOS or power setting, heat, a "
+            "noisy neighbour."
         ),
         dashboard=Dashboard.NODES,
         dashboard_query=NODE_QUERY,
@@ -112,14 +113,14 @@ def _many_slow(settings: Settings) -> Alert:
     nodes = f"count {scope.by()} (count {scope.by('node')} ({scope.last(NODE_SPEED)}))"
     return Alert(
         name="OllamaFleetManySlowNodes",
-        settings=("thresholds.slow_nodes", "thresholds.slow_node", "thresholds.min_peers"),
+        settings=("thresholds.slow_nodes", "thresholds.slow_node"),
         expr=joined(
             f"count {scope.by()} (count {scope.by('node')} ({slow}))",
             f"> ceil({number(share)} * {nodes})",
         ),
         for_s=600,
         keep_firing_for_s=900,
-        severity=Severity.CRITICAL,
+        severity=Severity.WARNING,
         summary="Many nodes generate tokens more slowly than their peers.",
         description=(
             f"{{{{ $value }}}} nodes are slow, more than {percent(share)} of all. Typical causes: "

@@ -80,7 +80,7 @@ def restarts(select: Selectors) -> str:
 
 
 def _as_its_own(select: Selectors, series: str) -> str:
-    """Return of a series by model and engine that of this instance."""
+    """Return of what there is by model and engine that of this instance."""
     info = select.series(catalogue.INSTANCE_INFO, *THIS_INSTANCE)
     return f"max {select.by()} ({series}\nand {select.on('model', 'engine')} {info})"
 
@@ -91,8 +91,11 @@ def node_speed(select: Selectors) -> str:
 
 
 def peers_speed(select: Selectors) -> str:
-    """Return the median speed of all nodes for its model and engine."""
-    return _as_its_own(select, select.series(names.PEERS_SPEED))
+    """Return the median speed of the peers of its node."""
+    speed, ratio = (
+        select.series(name, THIS_NODE) for name in (names.NODE_SPEED, names.NODE_SPEED_RATIO)
+    )
+    return _as_its_own(select, f"{speed} / {ratio}")
 
 
 def slow_speed(select: Selectors) -> str:

@@ -41,8 +41,8 @@ def slowest_speed(select: Selectors) -> str:
 
 def slowest_peers(select: Selectors) -> str:
     """Return, for each of the slowest nodes, its peers' median."""
-    peers = select.series(names.PEERS_SPEED, MODEL)
-    return f"0 * {_slowest(select)}\n+ {select.on('model', 'engine')} group_left () {peers}"
+    speed = select.series(names.NODE_SPEED, MODEL)
+    return f"{speed}\n/ {select.on(*GROUP)} {_slowest(select)}"
 
 
 def slowest_healthy(select: Selectors) -> str:

@@ -143,7 +143,7 @@ def test_an_alert_mutes_what_alertmanagers_rules_say_and_never_itself() -> None:
     assert not inhibition.mutes(_labels(LATENCY), down)
     assert inhibition.mutes(_labels(LATENCY), _labels(LATENCY, "warning"))
     assert not inhibition.mutes(_labels(LATENCY), _labels(SPEED, "warning"))
-    down_nodes = _labels("OllamaNodeAllInstancesDown") | {"node": "n1"}
+    down_nodes = _labels("OllamaNodeInstancesDown") | {"node": "n1"}
     assert inhibition.mutes(down_nodes, _labels("OllamaNodeSlowerThanFleet") | {"node": "n1"})
     assert not inhibition.mutes(down_nodes, _labels("OllamaNodeSlowerThanFleet") | {"node": "n2"})
 

@@ -144,7 +144,7 @@ CHANGED: dict[str, dict[str, object]] = {
         "request_latency_p99": "700ms",
         "tokens_per_second": "37 per instance", "min_measured": "77%", "min_requests": 77,
         "queued_per_instance": 7.7, "stuck_instances": 77, "min_model_instances": 7,
-        "capacity": "77%", "slow_node": "37%", "min_peers": 7, "slow_nodes": "37%", "flaps": 7,
+        "capacity": "77%", "slow_node": "37%", "slow_nodes": "37%", "flaps": 7,
         "flapping_instances": "7%", "out_of_memory": "7%", "rotation_age": "8d",
         "rotation_critical_age": "27d", "rotation_critical_instances": "7%", "versions": 7,
         "inventory_shrunk": "7%", "inventory_lost": "77%", "inventory_age": "77m",

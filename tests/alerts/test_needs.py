@@ -19,6 +19,7 @@ RECORDINGS = [rule for group in GROUPS for rule in group.recordings]
 JOB, PROVISIONER_JOB = SETTINGS.prometheus.job, SETTINGS.prometheus.provisioner_job
 SPEED, UP = "ollama_fleet_tokens_per_second", "ollama_instance_up"
 QUEUED, KV = "ollama_instance_requests_queued", "ollama_instance_kv_cache_usage_ratio"
+PEERS = "ollama_node_peers_tokens_per_second"
 EXPORTER_NAMES = frozenset(name for source in EXPORTER_SOURCES for name in source.names)
 PER_INSTANCE = frozenset(name for name in EXPORTER_NAMES if name.startswith("ollama_instance_"))
 CANARY = frozenset(name for name in EXPORTER_NAMES if "canary" in name)
@@ -117,7 +118,8 @@ def test_with_all_series_every_alert_of_the_exporter_can_fire() -> None:
         # Its own series may be there: it is 0 for all instances.
         (CANARY, "OllamaFleetCanariesStalled", ["no canaries"]),
         (CANARY, "OllamaFleetLatencyP99High", []),
-        (PER_INSTANCE, "OllamaNodeSlowerThanFleet", ["no series per instance"]),
+        (PER_INSTANCE, "OllamaNodeSlowerThanFleet", []),
+        ({PEERS}, "OllamaNodeSlowerThanFleet", ["no node to compare"]),
         (PER_INSTANCE, "OllamaFleetTokenThroughputLow", []),
         (
             {QUEUED, "ollama_instance_generated_tokens_total"},

@@ -355,7 +355,6 @@ OF_THE_CANARY = frozenset(
         names.MODEL_SPEED_SPREAD,
         names.NODE_SPEED,
         names.NODE_SPEED_RATIO,
-        names.PEERS_SPEED,
         names.REQUESTS_P99,
         catalogue.FLEET_QUEUE_TIME.name,
         catalogue.FLEET_TIME_TO_FIRST_TOKEN.name,

@@ -43,20 +43,22 @@ def of_two(name: str, eu: float | str, us: float | str, labels: str = "") -> Ser
     return in_two(name, own, eu, us)
 
 
+AGAINST_PEERS = "node_model_engine:ollama_tokens_per_second_per_peers:ratio"
 PEERS_OF_TWO: Series = {
     **of_two("ollama_instance_info", 1, 1, ',model="m",engine="e",version="1",developer="d"'),
     **in_two(
-        "node_model_engine:ollama_tokens_per_second:avg", 'node="n1",model="m",engine="e"', 30, 35
+        "node_model_engine:ollama_tokens_per_second:avg", 'node="n1",model="m",engine="e"', 30, 30
     ),
-    **in_two("model_engine:ollama_tokens_per_second:median", 'model="m",engine="e"', 40, 60),
+    **in_two(AGAINST_PEERS, 'node="n1",model="m",engine="e"', 0.75, 0.5),
 }
 PEERS: Series = {
     **INFO,
     'node_model_engine:ollama_tokens_per_second:avg{node="n1",model="m",engine="e"}': 30,
     'node_model_engine:ollama_tokens_per_second:avg{node="n1",model="other",engine="e"}': 90,
     'node_model_engine:ollama_tokens_per_second:avg{node="n2",model="m",engine="e"}': 95,
-    'model_engine:ollama_tokens_per_second:median{model="m",engine="e"}': 40,
-    'model_engine:ollama_tokens_per_second:median{model="m",engine="other"}': 99,
+    f'{AGAINST_PEERS}{{node="n1",model="m",engine="e"}}': 0.75,
+    f'{AGAINST_PEERS}{{node="n1",model="other",engine="e"}}': 0.9,
+    f'{AGAINST_PEERS}{{node="n2",model="m",engine="e"}}': 0.8,
 }
 RATIO = "fleet:ollama_node_speed_ratio:threshold"
 OF_NODE = '{instance_id="i1",node="n1"}'
@@ -104,7 +106,7 @@ CASES = (
     of_instance("a start after minutes away", instance.restarts(ASK),
                 told(START, f"{AWAY} 3550x4", f"{AWAY} 3550x4"), 50),
     of_instance("the mean of its node, of its model", instance.node_speed(ASK), PEERS, 30),
-    of_instance("the median of its model and engine", instance.peers_speed(ASK), PEERS, 40),
+    of_instance("the median of the peers of its node", instance.peers_speed(ASK), PEERS, 40),
     of_instance("the speed below which its node is slow", instance.slow_speed(ASK),
                 {**PEERS, RATIO: 0.75}, 30),
     of_instance("no speed is slow without a limit", instance.slow_speed(ASK), PEERS, NOTHING),
@@ -133,7 +135,7 @@ CASES = (
     of_instance("the start of the one fleet's instance", instance.restarts(ASK),
                 of_two(START, 1000, 3400), {US: 200}),
     of_instance("the node of each fleet", instance.node_speed(ASK), PEERS_OF_TWO,
-                {EU: 30, US: 35}),
+                {EU: 30, US: 30}),
     of_instance("the peers of each fleet", instance.peers_speed(ASK), PEERS_OF_TWO,
                 {EU: 40, US: 60}),
     of_instance("the limit of slow nodes in each fleet", instance.slow_speed(ASK),
