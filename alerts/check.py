@@ -12,13 +12,12 @@ from typing import Any
 
 from alerts import loaded, rulebook
 from alerts.errors import CheckError
+from alerts.groups.pipeline import lists_differ
 from alerts.loaded import Loaded
 from alerts.model import Alert, Group, Recording, Severity
 from alerts.needs import Needs
 from alerts.settings import Settings
 from alerts.sources import Present
-from exporter import catalogue
-from ollama_fleet.durations import duration_text
 from ollama_fleet.prometheus import (
     LoadedRule,
     PrometheusClient,
@@ -31,7 +30,6 @@ MAX_BODY_BYTES = 64 * 2**20
 """An alert may fire for each of 100,000 instances."""
 RECENT_S = 3600.0
 """A series that ended within this time is there: speeds of an idle fleet come back."""
-REPLICAS_AGREE_S = 300.0
 
 
 class Answer(StrEnum):
@@ -220,15 +218,11 @@ async def other_expr(client: PrometheusClient, expr: str, twins: Sequence[Loaded
 
 async def _mixed_up(client: PrometheusClient, settings: Settings) -> tuple[str, ...]:
     """Tell fleets without a label of their own: replicas of a shard count the same instances."""
-    scope, span = settings.scope, duration_text(REPLICAS_AGREE_S)
-    listed = scope.raw(catalogue.FLEET_INVENTORY_INSTANCES)
-    least, most = (f"({f}_over_time({listed}[{span}]) and {listed})" for f in ("min", "max"))
-    by = scope.by(*catalogue.SHARD)
-    found = await client.query(f"max {by} {least} > min {by} {most}")
+    found = await client.query(lists_differ(settings))
     return tuple(
         f"exporters of shard {one.metric.get('shard', '')} list different numbers of instances: "
-        f"give each fleet a label `{scope.cluster_label}` of its own in Prometheus, or replicas "
-        "the same inventory"
+        f"give each fleet a label `{settings.prometheus.cluster_label}` of its own in Prometheus, "
+        "or replicas the same inventory"
         for one in found.series
     )
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from alerts import rulebook
 from alerts.errors import SettingsError
-from alerts.rulebook import UnknownAlertsError
+from alerts.rulebook import UnfitSettingsError
 from alerts.settings import Settings
 from ollama_fleet import yaml_lines
 from ollama_fleet.problems import Problem
@@ -19,6 +19,8 @@ from ollama_fleet.suggestions import did_you_mean
 from ollama_fleet.yaml_lines import InvalidDocumentError, path_text
 
 OPTION = "--set"
+KEY = "[key]"
+"""What pydantic appends to the place of a fault in a mapping's key."""
 MAX_FILE_BYTES = 1_000_000
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 PROFILES = tuple(sorted(path.stem for path in PROFILE_FOLDER.glob("*.yml")))
@@ -62,19 +64,16 @@ def _validated(given: Mapping[str, Any], place_by_key: Mapping[str, str]) -> Set
         rulebook.groups(settings)
     except ValidationError as error:
         raise SettingsError(_problems(error, place_by_key)) from error
-    except UnknownAlertsError as error:
+    except UnfitSettingsError as error:
         raise SettingsError(
-            [
-                Problem(_place(f"alerts.{name}", place_by_key), fault)
-                for name, fault in error.faults.items()
-            ]
+            Problem(_place(key, place_by_key), fault) for key, fault in error.faults.items()
         ) from error
     return settings
 
 
 def _problems(error: ValidationError, place_by_key: Mapping[str, str]) -> Iterator[Problem]:
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
-        key = ".".join(str(part) for part in fault["loc"])
+        key = ".".join(str(part) for part in fault["loc"] if part != KEY)
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             *_, word = map(str, fault["loc"])

@@ -31,7 +31,7 @@ def as_json(settings: Settings) -> list[dict[str, Any]]:
             "severity": str(alert.severity),
             "for_seconds": alert.for_s,
             "keep_firing_for_seconds": alert.keep_firing_for_s,
-            "labels": dict(alert.labels),
+            "labels": {**alert.labels, **alert.site_labels},
             "summary": alert.summary,
             "description": alert.description,
             "expr": alert.expr,

@@ -123,6 +123,12 @@ RULES = (
         reason="Polls that have stopped make the metrics vanish, and are not slow.",
     ),
     Inhibition(
+        sources=(named("OllamaFleetClusterLabelMissing"), 'shard=~".+"'),
+        targets=(named("OllamaFleetReplicasDisagree"),),
+        equal=("shard",),
+        reason="Exporters of two fleets are no replicas, and count what is theirs.",
+    ),
+    Inhibition(
         sources=(named("OllamaFleetInventoryLost"),),
         # Not muted is HealthyInstancesLow, though a floor that is a fixed number makes it fire as
         # well: it would no longer tell of an outage of what is still listed.

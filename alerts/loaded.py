@@ -66,6 +66,9 @@ def _faults(alert: Alert, twins: tuple[LoadedRule, ...]) -> Iterator[str]:
             yield f"for: {built} by the settings, {loaded} is loaded"
         if (severity := twin.labels.get("severity", "none")) != alert.severity:
             yield f"severity: {alert.severity} by the settings, {severity} is loaded"
+        for label, value in alert.site_labels.items():
+            if (there := twin.labels.get(label)) != value:
+                yield f"label {label}: {value} by the settings, {there or 'none'} is loaded"
 
 
 def _parting(ours: str, theirs: str) -> str:

@@ -55,12 +55,20 @@ class Alert:
     keep_firing_for_s: float = 0.0
     """How long it goes on firing after the expression ended (`keep_firing_for`)."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Further ones, beside `severity`."""
+    """Further ones, beside `severity`: they tell it from its namesakes."""
+    site_labels: Mapping[str, str] = field(default_factory=dict)
+    """What the settings add to all alerts alike, as `site_annotations`."""
+    site_annotations: Mapping[str, str] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
     """What of the settings moves it: `thresholds.healthy_instances`."""
     dashboard: Dashboard = Dashboard.FLEET
     dashboard_query: str = ""
     """What the link to the dashboard ends with, such as `var-node={{ $labels.node }}`."""
+
+    @property
+    def all_labels(self) -> dict[str, str]:
+        """Return the labels of its rule, `severity` first."""
+        return {"severity": str(self.severity), **self.labels, **self.site_labels}
 
 
 @dataclass(frozen=True, slots=True)

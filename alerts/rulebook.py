@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from alerts.groups import (
     availability,
@@ -41,13 +41,14 @@ GROUPS = (
     thresholds.group,
     spread.group,
 )
+UNCHANGED = Override()
 
 
-class UnknownAlertsError(Exception):
-    """The settings change alerts that do not exist; `faults` has a sentence by name."""
+class UnfitSettingsError(Exception):
+    """The settings do not fit the rules; `faults` has a sentence by the setting's key."""
 
     def __init__(self, faults: Mapping[str, str]) -> None:
-        super().__init__("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
+        super().__init__("; ".join(f"{key}: {fault}" for key, fault in faults.items()))
         self.faults = faults
 
 
@@ -55,30 +56,32 @@ def groups(settings: Settings) -> tuple[Group, ...]:
     """Return all groups.
 
     Raises:
-        UnknownAlertsError: The settings name alerts that there are not.
+        UnfitSettingsError: The settings name alerts that there are not, or labels of the rules.
     """
     made = tuple(make(settings) for make in GROUPS)
+    if faults := dict(_faults(made, settings)):
+        raise UnfitSettingsError(faults)
+    return tuple(_changed(group, settings) for group in made)
+
+
+def _faults(made: tuple[Group, ...], settings: Settings) -> Iterator[tuple[str, str]]:
     known = {alert.name for group in made for alert in group.alerts}
-    if unknown := sorted(set(settings.alerts) - known):
-        raise UnknownAlertsError({name: _unknown(name, known) for name in unknown})
-    return tuple(_changed(group, settings.alerts) for group in made)
+    for name in sorted(set(settings.alerts) - known):
+        yield f"alerts.{name}", f"there is no such alert{did_you_mean(name, known)}"
+    taken = {label for group in made for rule in group.rules for label in rule.labels}
+    for label in sorted(taken & set(settings.labels)):
+        yield f"labels.{label}", "the rules set this label themselves: choose another name"
 
 
-def _unknown(name: str, known: set[str]) -> str:
-    return f"there is no such alert{did_you_mean(name, known)}"
-
-
-def _changed(group: Group, overrides: Mapping[str, Override]) -> Group:
-    rules = (_changed_rule(rule, overrides) for rule in group.rules)
+def _changed(group: Group, settings: Settings) -> Group:
+    rules = (_changed_rule(rule, settings) for rule in group.rules)
     return dataclasses.replace(group, rules=tuple(rule for rule in rules if rule is not None))
 
 
-def _changed_rule(
-    rule: Recording | Alert, overrides: Mapping[str, Override]
-) -> Recording | Alert | None:
-    if isinstance(rule, Recording) or rule.name not in overrides:
+def _changed_rule(rule: Recording | Alert, settings: Settings) -> Recording | Alert | None:
+    if isinstance(rule, Recording):
         return rule
-    override = overrides[rule.name]
+    override = settings.alerts.get(rule.name, UNCHANGED)
     if not override.is_enabled:
         return None
     return dataclasses.replace(
@@ -88,4 +91,6 @@ def _changed_rule(
         keep_firing_for_s=rule.keep_firing_for_s
         if override.keep_firing_for_s is None
         else override.keep_firing_for_s,
+        site_labels=settings.labels,
+        site_annotations=settings.annotations,
     )

@@ -69,12 +69,13 @@ def _alert(alert: Alert, links: Links) -> dict[str, Any]:
         "expr": alert.expr,
         **_duration("for", alert.for_s),
         **_duration("keep_firing_for", alert.keep_firing_for_s),
-        "labels": {"severity": str(alert.severity), **alert.labels},
+        "labels": alert.all_labels,
         "annotations": {
             "summary": alert.summary,
             "description": alert.description,
             "runbook_url": runbook_url(alert, links),
             "dashboard_url": dashboard_url(alert, links),
+            **alert.site_annotations,
         },
     }
 

@@ -44,6 +44,9 @@ TAKEN_LABELS = frozenset(label for series in ALL_SERIES for label in series.labe
 }
 
 
+OUR_ANNOTATIONS = frozenset({"summary", "description", "runbook_url", "dashboard_url"})
+
+
 def _own_label(name: str) -> str:
     if name.lower() in TAKEN_LABELS:
         raise ValueError(f"cannot be {name}: our series use this label, or PromQL this word")
@@ -56,7 +59,17 @@ def _no_template(text: str) -> str:
     return text
 
 
+def _own_annotation(name: str) -> str:
+    if name in OUR_ANNOTATIONS:
+        raise ValueError(f"cannot be {name}: our alerts have this annotation")
+    return name
+
+
 JobName = Annotated[str, Field(min_length=1, pattern=r'^[^"\\\n]+$'), AfterValidator(_no_template)]
+
+
+OwnName = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_]*$")]
+PlainText = Annotated[str, Field(min_length=1), AfterValidator(_no_template)]
 
 
 class PrometheusSettings(Section):
@@ -229,6 +242,11 @@ class Thresholds(Section):
         description="An exporter is stale after this many poll intervals without a complete "
         "poll cycle; it withdraws its metrics of the fleet after 3, at least 60 seconds.",
     )
+    replicas_differ: Share = Field(
+        0.02,
+        description="Ticket if exporters of one shard differ in healthy instances by a larger "
+        "share of the shard.",
+    )
     poll_lateness: Share = Field(
         0.1, description="Ticket if polls start later than this share of the poll interval."
     )
@@ -248,7 +266,7 @@ class Thresholds(Section):
         120.0, description="Ticket if a provisioner's view of its store is older."
     )
     reconcile_age: Duration = Field(
-        120.0, description="Page if the leading provisioner has not reconciled for longer."
+        120.0, description="Ticket if the leading provisioner has not reconciled for longer."
     )
     failed_instances: Annotated[int, Field(gt=0)] = Field(
         1, description="Ticket at this many instances that cannot be started."
@@ -358,6 +376,14 @@ class Settings(Section):
     alerts: dict[str, Override] = Field(
         default_factory=dict, description="Overrides of single alerts, by alert name."
     )
+    labels: dict[Annotated[OwnName, AfterValidator(_own_label)], PlainText] = Field(
+        default_factory=dict,
+        description="Further labels of all alerts, such as `team: llm`: for your own routes.",
+    )
+    annotations: dict[Annotated[OwnName, AfterValidator(_own_annotation)], PlainText] = Field(
+        default_factory=dict,
+        description="Further annotations of all alerts, such as the URL of a handbook.",
+    )
     routing: RoutingSettings = RoutingSettings()
 
     @property
@@ -411,15 +437,20 @@ class Settings(Section):
                 )
 
     def _order_faults(self) -> Iterator[str]:
-        thresholds = self.thresholds
+        thresholds, prometheus = self.thresholds, self.prometheus
         if thresholds.rotation_critical_age <= thresholds.rotation_age:
             yield "thresholds.rotation_critical_age must be longer than thresholds.rotation_age"
         if self.slo.period < LONGEST_BURN_WINDOW_S:
             yield "slo.period must be at least 3d, the longest window that it is judged by"
+        if prometheus.cluster_label in self.labels:
+            yield (
+                f"labels must not hold {prometheus.cluster_label}, which distinguishes fleets: set "
+                "it in Prometheus"
+            )
         yield from self._budget_faults()
         if thresholds.inventory_lost <= thresholds.inventory_shrunk:
             yield "thresholds.inventory_lost must be larger than thresholds.inventory_shrunk"
-        if self.prometheus.provisioner_job == self.prometheus.job:
+        if prometheus.provisioner_job == prometheus.job:
             yield (
                 "prometheus.provisioner_job must not be prometheus.job: exporters and provisioners "
                 "are watched for different things"

@@ -162,6 +162,8 @@ def _settings() -> Iterator[str]:
 def _alert_settings() -> Iterator[Row]:
     values = Settings().model_dump(mode="json", by_alias=True)
     for section in Settings.model_fields:
+        if isinstance(getattr(Settings(), section), dict):
+            yield [_code(section), "–", Settings.model_fields[section].description or ""]
         fields = getattr(type(getattr(Settings(), section)), "model_fields", {})
         for name, field in fields.items():
             value = values[section][name]

@@ -15,6 +15,8 @@ COMPLETED = catalogue.EXPORTER_POLL_LAST_COMPLETED
 INTERVAL = catalogue.EXPORTER_POLL_INTERVAL
 VANISHED_S = 3600.0
 """For how long an exporter is missed that is no longer a target of Prometheus."""
+LISTS_AGREE_S = 300.0
+"""Within which replicas read the same inventory, one sooner than the other."""
 
 
 def exporter_group(settings: Settings) -> Group:
@@ -28,6 +30,8 @@ def exporter_group(settings: Settings) -> Group:
             _metrics_absent(settings),
             _poll_stale(settings),
             _poll_slow(settings),
+            _replicas_disagree(settings),
+            _cluster_label_missing(settings),
         ),
     )
 
@@ -182,6 +186,59 @@ def _poll_slow(settings: Settings) -> Alert:
             "Polls of {{ $labels.instance }} begin late by {{ $value | humanizePercentage }} of "
             f"the poll interval, more than {percent(share)}. Use more shards, a longer poll "
             "interval or a faster core."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _replicas_disagree(settings: Settings) -> Alert:
+    scope, share = settings.scope, settings.thresholds.replicas_differ
+    by = scope.by(*catalogue.SHARD)
+    healthy = scope.last(catalogue.FLEET_INSTANCES, where='status="healthy"')
+    listed = scope.last(catalogue.FLEET_INVENTORY_INSTANCES)
+    return Alert(
+        name="OllamaFleetReplicasDisagree",
+        settings=("thresholds.replicas_differ",),
+        # Rounded up: a single instance that only one of them reaches is no news.
+        expr=joined(
+            f"max {by} ({healthy}) - min {by} ({healthy})",
+            f"> ceil({number(share)} * max {by} ({listed}))",
+        ),
+        for_s=600,
+        keep_firing_for_s=600,
+        severity=Severity.WARNING,
+        summary="Exporters of one shard disagree about which instances are healthy.",
+        description=(
+            "Of shard {{ $labels.shard }} one exporter finds {{ $value }} more healthy instances "
+            f"than another: more than {percent(share)} of the shard. The larger count is used. One "
+            "of the exporters is cut off from a part of the fleet."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def lists_differ(settings: Settings) -> str:
+    """Return the shards whose exporters list different numbers of instances, as PromQL."""
+    scope, span = settings.scope, duration_text(LISTS_AGREE_S)
+    listed, by = scope.raw(catalogue.FLEET_INVENTORY_INSTANCES), scope.by(*catalogue.SHARD)
+    # One that is gone lists nothing any more.
+    least, most = (f"({f}_over_time({listed}[{span}]) and {listed})" for f in ("min", "max"))
+    return joined(f"max {by} {least}", f"> min {by} {most}")
+
+
+def _cluster_label_missing(settings: Settings) -> Alert:
+    label = settings.prometheus.cluster_label
+    return Alert(
+        name="OllamaFleetClusterLabelMissing",
+        expr=lists_differ(settings),
+        for_s=900,
+        keep_firing_for_s=900,
+        severity=Severity.WARNING,
+        summary="Exporters of one shard list different numbers of instances.",
+        description=(
+            "Of shard {{ $labels.shard }} one exporter lists {{ $value }} instances, another one "
+            f"fewer. Usual cause: two fleets without a label `{label}` of their own. Only the "
+            "larger one is monitored: the other one can die unnoticed."
         ),
         dashboard=Dashboard.EXPORTER,
     )

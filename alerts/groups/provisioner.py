@@ -66,7 +66,7 @@ def _no_leader(settings: Settings) -> Alert:
         ),
         for_s=300,
         keep_firing_for_s=360,
-        severity=Severity.CRITICAL,
+        severity=Severity.WARNING,
         summary="No provisioner leads the fleet.",
         description=(
             "None of the {{ $value }} provisioners that Prometheus knows leads. Instances keep "
@@ -86,7 +86,7 @@ def _many_leaders(settings: Settings) -> Alert:
         expr=f"sum {scope.by()} ({scope.last(series.LEADER)}) > 1",
         for_s=300,
         keep_firing_for_s=360,
-        severity=Severity.CRITICAL,
+        severity=Severity.WARNING,
         summary="Several provisioners lead one fleet.",
         description=(
             "{{ $value }} provisioners lead at the same time. They do not share a store: each "
@@ -149,7 +149,7 @@ def _stalled(settings: Settings) -> Alert:
         ),
         for_s=300,
         keep_firing_for_s=360,
-        severity=Severity.CRITICAL,
+        severity=Severity.WARNING,
         summary="The leading provisioner is not reconciling.",
         description=(
             "The provisioner {{ $labels.instance }} leads and last reconciled {{ $value | "

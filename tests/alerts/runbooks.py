@@ -221,7 +221,7 @@ def yaml_faults(block: str) -> list[str]:
     try:
         settings = Settings.model_validate(yaml.safe_load(block))
         rulebook.groups(settings)
-    except (ValueError, rulebook.UnknownAlertsError, AlertsError) as error:
+    except (ValueError, rulebook.UnfitSettingsError, AlertsError) as error:
         return [str(error)]
     return []
 

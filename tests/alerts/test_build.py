@@ -7,8 +7,10 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from alerts import build, config, rulebook
 from alerts.model import Alert
@@ -182,6 +184,25 @@ def test_the_text_says_what_is_counted_against_a_fixed_floor() -> None:
 def _alert(name: str, *changes: str) -> Alert:
     groups = rulebook.groups(config.load(changes=changes))
     return next(alert for group in groups for alert in group.alerts if alert.name == name)
+
+
+def test_labels_and_annotations_of_the_settings_are_on_every_alert_and_change_nothing_else() -> (
+    None
+):
+    settings = config.load(changes=["labels={team: llm}", "annotations={handbook: 'https://x'}"])
+    theirs = [rule for text in build.rule_files(settings).values() for rule in _rules(text)]
+    ours = [rule for text in build.rule_files(Settings()).values() for rule in _rules(text)]
+
+    alerts = [rule for rule in theirs if "alert" in rule]
+    assert {("llm", "https://x")} == {
+        (rule["labels"].pop("team"), rule["annotations"].pop("handbook")) for rule in alerts
+    }
+    assert ours == theirs
+    assert build.files(settings)["alertmanager.yml"] == build.files(Settings())["alertmanager.yml"]
+
+
+def _rules(text: str) -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
 
 
 def test_an_alert_is_changed_or_left_out_as_the_settings_say() -> None:

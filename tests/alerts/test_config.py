@@ -206,3 +206,29 @@ def test_an_objective_whose_page_could_never_come_is_refused(name: str) -> None:
 
     assert f"slo.{name} is so low that its page can never come" in problem
     config.load(changes=[f"slo.{name}=95%"])
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("labels: {severity: high}", ":1: labels.severity: cannot be severity: our series use"),
+        ("labels:\n  node: n1", ":2: labels.node: cannot be node: our series use this label"),
+        ("labels: {long_window: x}", ":1: labels.long_window: the rules set this label themselves"),
+        ("labels: {cluster: eu}", "labels must not hold cluster, which distinguishes fleets"),
+        ("labels: {my-team: llm}", ":1: labels.my-team: String should match pattern"),
+        ("labels: {__team: llm}", ":1: labels.__team: String should match pattern"),
+        ("labels: {team: '{{ $value }}'}", "must not hold {{, which begins a template"),
+        ("labels: {team: ''}", "at least 1 character"),
+        (
+            "annotations: {summary: x}",
+            ":1: annotations.summary: cannot be summary: our alerts have",
+        ),
+        ("annotations: {handbook: '{{ x'}", "must not hold {{, which begins a template"),
+    ],
+)
+def test_labels_and_annotations_that_cannot_be_added_to_all_alerts_are_refused(
+    tmp_path: Path, text: str, fault: str
+) -> None:
+    (problem,) = refusal(written(tmp_path, text))
+
+    assert fault in problem

@@ -214,8 +214,14 @@ MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
         + named("OllamaFleetHealthyInstancesLow"),
     ),
     (
+        "exporters of two fleets have nothing to agree on, in their shard",
+        named("OllamaFleetClusterLabelMissing", severity="warning", shard="0"),
+        named("OllamaFleetReplicasDisagree", severity="warning", shard="0"),
+        named("OllamaFleetExporterReplicaDown", severity="warning", instance="a"),
+    ),
+    (
         "that nobody leads mutes why that may be",
-        named("OllamaProvisionerNoLeader"),
+        named("OllamaProvisionerNoLeader", severity="warning"),
         named("OllamaProvisionerDown", severity="warning", instance="p:1")
         + named("OllamaProvisionerStoreUnavailable", severity="warning", instance="p:2"),
         named("OllamaFleetHealthyInstancesLow")
@@ -223,7 +229,7 @@ MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
     ),
     (
         "a leader that does nothing mutes what comes of it, and its cause",
-        named("OllamaProvisionerStalled", instance="p:1"),
+        named("OllamaProvisionerStalled", severity="warning", instance="p:1"),
         named("OllamaProvisionerStoreUnavailable", severity="warning", instance="p:1")
         + named("OllamaProvisionerInstancesFailed", severity="warning")
         + named("OllamaProvisionerBehind", severity="warning"),

@@ -57,6 +57,14 @@ def test_an_alert_differs_where_prometheus_would_fire_another(
     assert expected == difference(alert(), in_group(*rules).twins(alert()), "")
 
 
+def test_an_alert_without_the_labels_of_the_settings_differs() -> None:
+    wanted = alert(site_labels={"team": "llm", "tier": "1"})
+
+    said = difference(wanted, in_group(loaded_alert()).twins(wanted), "")
+
+    assert "label tier: 1 by the settings, none is loaded" == said
+
+
 def test_a_difference_of_expressions_is_shown_where_it_begins() -> None:
     ours = alert(expr="sum by (cluster) (some_long_name_of_series) > 0.15")
     theirs = "sum by (cluster) (some_long_name_of_series) > 0.2 and on () vector(1)"
