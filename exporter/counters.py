@@ -109,9 +109,13 @@ def update(
     *,
     now_s: float,
     max_tokens_per_second: float = MAX_TOKENS_PER_SECOND,
+    was_refused: bool = False,
 ) -> tuple[CounterState, Delta]:
-    """Return the state after a healthy instance's values, and what it did since the last poll."""
-    after, delta = _advanced(state, values, target, now_s)
+    """Return the state after a healthy instance's values, and what it did since the last poll.
+
+    `was_refused`: since the last values nobody listened on its port.
+    """
+    after, delta = _advanced(state, values, target, now_s, was_refused=was_refused)
     if delta is NO_DELTA and after.prompt is state.prompt:
         return after, delta
     # The time is below zero where the clock was set back.
@@ -120,12 +124,13 @@ def update(
     leaps = {name: risen for name, (risen, most) in rises.items() if risen > most}
     if not leaps:
         return after, delta
-    after, delta = _advanced(_without_marks(state, leaps), values, target, now_s)
+    state = _without_marks(state, leaps)
+    after, delta = _advanced(state, values, target, now_s, was_refused=was_refused)
     return after, msgspec.structs.replace(delta, implausible=_words(leaps))
 
 
 def _advanced(
-    state: CounterState, values: Values, target: Target, now_s: float
+    state: CounterState, values: Values, target: Target, now_s: float, *, was_refused: bool
 ) -> tuple[CounterState, Delta]:
     generated = _advance(state.generated, values.generated_tokens_total)
     seconds = _advance(state.generating_seconds, values.generating_seconds_total)
@@ -157,7 +162,7 @@ def _advanced(
         if values.requests_queued and generated is not None and generated is state.generated
         else now_s,
     )
-    delta = _delta(state, after, values)
+    delta = _delta(state, after, values, was_refused=was_refused)
     if delta.n_restarts and not _is_later(state.listed_start_s, target.started_s):
         after = msgspec.structs.replace(after, restarted_at_s=now_s)
     return after, delta
@@ -340,7 +345,7 @@ def _speed(
     return state.speed_tokens_per_second, state.speed_at_s
 
 
-def _delta(state: CounterState, after: CounterState, values: Values) -> Delta:
+def _delta(state: CounterState, after: CounterState, values: Values, *, was_refused: bool) -> Delta:
     tokens = None
     if after.generated is not state.generated and after.generated is not None:
         tokens = after.generated.total - _total(state.generated or after.generated)
@@ -361,7 +366,7 @@ def _delta(state: CounterState, after: CounterState, values: Values) -> Delta:
     if queued is not None:
         queued = gained(state.queue_time, queued)
     changes = _model_changes(state.loaded, after.loaded)
-    n_restarts = int(_has_restarted(state, after))
+    n_restarts = int(_has_restarted(state, after, was_refused=was_refused))
     done = Delta(tokens, errors, durations, failed, changes, n_restarts, first_token, queued)
     return NO_DELTA if done == NO_DELTA else done
 
@@ -381,7 +386,7 @@ START_JITTER_S = 1.0
 """Some servers derive their start time from their uptime at each request."""
 
 
-def _has_restarted(state: CounterState, after: CounterState) -> bool:
+def _has_restarted(state: CounterState, after: CounterState, *, was_refused: bool) -> bool:
     """Return whether the server began a new life since the last poll, as far as that shows."""
     if after.start_time_s is not None:
         return _is_later(state.start_time_s, after.start_time_s)
@@ -389,9 +394,11 @@ def _has_restarted(state: CounterState, after: CounterState) -> bool:
     if _is_later(state.listed_start_s, listed_s):
         # Unless the server itself showed it before the inventory did.
         return _is_later(state.restarted_at_s, listed_s)
-    # A version from before the listed start says nothing: that restart is counted already.
-    is_known = bool(state.version) and (listed_s is None or listed_s < state.version_at_s)
-    if is_known and after.version != state.version:
+    if was_refused:
+        return True
+    # A version from before a start that is counted already says nothing.
+    started_s = max(listed_s or 0.0, state.restarted_at_s - START_JITTER_S)
+    if state.version and started_s < state.version_at_s and after.version != state.version:
         return True
     return _went_back(state.generated, after.generated) or _went_back(state.prompt, after.prompt)
 

@@ -13,7 +13,7 @@ from exporter.counters import NO_DELTA
 from exporter.model import Outcome, State, Target
 from exporter.scrape_target import ScrapeTarget
 from exporter.selfmetrics import Request
-from exporter.status import StatusHistory
+from exporter.status import Departed, StatusHistory
 from exporter.steps import batched, run_in_steps, sorted_in_steps
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Poller:
         self.canary_wheel: Wheel[ScrapeTarget] | None = None
         """When the instances are due for a canary; None where none are sent."""
         self._scrape_targets: dict[str, ScrapeTarget] = {}
+        self._departed = Departed(options.starting_timeout_s)
         self._polls: dict[str, asyncio.Task[None] | None] = {}
         """Polls under way by instance id; None for those that need no task."""
         self.knows_whole_fleet = True
@@ -110,7 +111,8 @@ class Poller:
         What goes has stopped before what replaces it starts, so that two never report one id.
         """
         for n, target in enumerate(change.removed):
-            await self._end(target.id)
+            ended = await self._end(target.id)
+            self._departed.note(target.id, ended.history, self._clock.unix_s())
             await _pause_now_and_then(n)
         for n, (before, after) in enumerate(change.changed):
             await self._replace(before, after)
@@ -163,7 +165,10 @@ class Poller:
         return scrape_targets, nodes
 
     def _add(self, target: Target, *, is_new: bool) -> None:
-        history = StatusHistory(coming_up_since_s=self._clock.unix_s() if is_new else None)
+        now_s = self._clock.unix_s()
+        history = self._departed.recall(target.id, now_s)
+        if history is None:
+            history = StatusHistory(coming_up_since_s=now_s if is_new else None)
         self._begin(ScrapeTarget(target, self._options, history=history))
 
     def _begin(self, scrape_target: ScrapeTarget) -> None:

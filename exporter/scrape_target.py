@@ -94,10 +94,28 @@ class ScrapeTarget:
     """One instance under watch."""
 
     __slots__ = (
-        "_canary", "_client", "_counters", "_engine", "_identify_at_s", "_info_labels",
-        "_is_transient", "_is_unreachable", "_labels", "_loading_since_s", "_options", "_requests",
-        "clock_offset_s", "context", "history", "last_failure", "poll_counts", "row", "stay",
-        "target", "turns_s",
+        "_canary",
+        "_client",
+        "_counters",
+        "_engine",
+        "_identify_at_s",
+        "_info_labels",
+        "_is_transient",
+        "_is_unreachable",
+        "_labels",
+        "_loading_since_s",
+        "_options",
+        "_requests",
+        "_was_refused",
+        "clock_offset_s",
+        "context",
+        "history",
+        "last_failure",
+        "poll_counts",
+        "row",
+        "stay",
+        "target",
+        "turns_s",
     )  # fmt: skip
 
     def __init__(
@@ -120,6 +138,8 @@ class ScrapeTarget:
         self._identify_at_s = ALWAYS_DUE_S
         self._is_unreachable = False
         """Whether the last poll found no server: then the next one identifies only what answers."""
+        self._was_refused = False
+        """Whether nobody listened on its port since its values were last read."""
         self._loading_since_s: float | None = None
         """When the first of the last polls in a row that found it loading began."""
         self.turns_s: tuple[float, ...] = ()
@@ -148,6 +168,7 @@ class ScrapeTarget:
         successor = ScrapeTarget(target, self._options, counters, canary, self.history)
         successor.poll_counts, successor.last_failure = self.poll_counts, self.last_failure
         successor.turns_s = () if is_moved else self.turns_s
+        successor._was_refused = self._was_refused and not is_moved
         return successor
 
     def relabel(self, target: Target) -> None:
@@ -303,6 +324,8 @@ class ScrapeTarget:
                 self.poll_counts.failed += 1
                 self.last_failure = LastFailure(verdict.outcome, verdict.detail, start.polled_at_s)
         self._is_unreachable = verdict.outcome in NOBODY_THERE
+        if verdict.outcome is Outcome.REFUSED and self.history.was_healthy:
+            self._was_refused = True
         delta = NO_DELTA
         if verdict.values is not NO_VALUES:
             self._note_gpu(verdict.values)
@@ -350,7 +373,9 @@ class ScrapeTarget:
             self.target,
             now_s=now_s,
             max_tokens_per_second=self._options.max_tokens_per_second,
+            was_refused=self._was_refused,
         )
+        self._was_refused = False
         if (self._counters.model, self._counters.version) != (before.model, before.version):
             self._label()
         return delta

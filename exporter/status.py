@@ -47,6 +47,37 @@ class StatusHistory(msgspec.Struct, gc=False):
         return is_within(self.coming_up_since_s, now_s, timeout_s)
 
 
+MAX_DEPARTED = 100_000
+
+
+class Departed:
+    """Instances that were not healthy when they left the inventory.
+
+    One that is listed again is as it was: a list that was cut short, or a registry from which a
+    crashing server comes and goes, makes nothing new.
+    """
+
+    def __init__(self, kept_s: float) -> None:
+        self._kept_s = kept_s
+        self._left: dict[str, tuple[float, StatusHistory]] = {}
+        """When each left, the first one first."""
+
+    def note(self, instance_id: str, history: StatusHistory, now_s: float) -> None:
+        """Take in an instance that leaves."""
+        if history.failing_since_s is not None or history.coming_up_since_s is not None:
+            self._left[instance_id] = (now_s, history)
+        while self._left and self._is_over(next(iter(self._left.values()))[0], now_s):
+            del self._left[next(iter(self._left))]
+
+    def recall(self, instance_id: str, now_s: float) -> StatusHistory | None:
+        """Return the history of one that is back in time; None for any other."""
+        left = self._left.pop(instance_id, None)
+        return left[1] if left and is_within(left[0], now_s, self._kept_s) else None
+
+    def _is_over(self, left_s: float, now_s: float) -> bool:
+        return len(self._left) > MAX_DEPARTED or not is_within(left_s, now_s, self._kept_s)
+
+
 def is_within(since_s: float | None, now_s: float, span_s: float) -> bool:
     """Return whether less than a span has passed; not where the clock was set back meanwhile."""
     return since_s is not None and 0.0 <= now_s - since_s < span_s

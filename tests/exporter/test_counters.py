@@ -622,6 +622,31 @@ def test_a_restart_that_shows_at_two_polls_is_counted_once(
     assert expected == n_restarts
 
 
+@pytest.mark.parametrize(
+    ("before", "polls", "expected"),
+    [
+        (SILENT, [(SILENT, TARGET)], 1),
+        (SILENT, [(SILENT, TARGET), (SILENT, TARGET)], 1),
+        (OLD, [(NEW, TARGET)], 1),
+        (OLD, [(SILENT, TARGET), (NEW, TARGET)], 1),
+        (LOW, [(LOWER, TARGET)], 1),
+        (Values(start_time_s=1_000.0), [(Values(start_time_s=1_000.0), TARGET)], 0),
+        (SILENT, [(SILENT, LISTED_AGAIN)], 1),
+        (SILENT, [(SILENT, LISTED), (SILENT, LISTED_AGAIN)], 1),
+    ],
+)
+def test_a_port_that_refused_is_one_restart_unless_the_server_says_that_it_ran_on(
+    before: Values, polls: list[tuple[Values, Target]], expected: int
+) -> None:
+    state, _ = update(CounterState(), before, LISTED, now_s=1_050.0)
+    n_restarts = 0
+    for n, (values, listed) in enumerate(polls):
+        state, delta = update(state, values, listed, now_s=1_150.0 + 10 * n, was_refused=n == 0)
+        n_restarts += delta.n_restarts
+
+    assert expected == n_restarts
+
+
 def test_what_is_on_disk_is_remembered_until_it_is_asked_for_again() -> None:
     installed = [Values(installed=("a",)), Values(), Values(installed=())]
     states = [after(*installed[:n])[0] for n in (1, 2, 3)]

@@ -33,10 +33,10 @@ const STATUS_COLOURS = {
   unhealthy: { light: "#d66a00", dark: "#ffa033" },
   unreachable: { light: "#a00020", dark: "#ff4f64" },
   loading: { light: "#9a6fd6", dark: "#c3a6ff" },
-  starting: { light: "#5f7fd0", dark: "#9db4ff" },
+  starting: { light: "#2f86c9", dark: "#8fd0f0" },
   provisioning: { light: "#2a3c8f", dark: "#7d8cff" },
   draining: { light: "#7d6a4f", dark: "#cdbb9c" },
-  away: { light: "#7f8c8d", dark: "#8b98a5" },
+  away: { light: "#2f5d62", dark: "#9fc5b8" },
   unknown: { light: "#929292", dark: "#868e95" },
 };
 /** Of the mark in a healthy cell, and of one that is too small for a mark. */

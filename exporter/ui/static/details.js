@@ -13,6 +13,8 @@ import { bytes, conditions, count, decimal, latency, span } from "./words.js";
 const TITLES = {
   id: "Id",
   status: "Status",
+  failing_seconds: "Failing for",
+  is_transient: "Comes and goes",
   conditions: "Condition",
   state: "State in the inventory",
   node: "Node",
@@ -52,6 +54,8 @@ const WORDS = {
   latency_seconds: latency,
   start_time_seconds: (seconds) => `${span(Date.now() / 1000 - seconds)} ago`,
   tokens_per_second: decimal,
+  failing_seconds: span,
+  is_transient: () => "on purpose",
   conditions,
   loaded_models: (models) => models.map(modelWords).join("\n") || "none",
   installed_models: (names) => names.join(", ") || "none",

@@ -113,6 +113,18 @@ async def test_a_url_that_cannot_be_read_at_start_leaves_its_part_empty(
         assert away.last_error
 
 
+async def test_new_is_what_comes_after_the_first_list_of_its_source() -> None:
+    first, late = ToldSource("1"), ToldSource("2", may_be_absent=True)
+    first.next, late.next = listed(entry("a")), SourceError("no answer")
+    inventory = await told(first, late)
+    first.next, late.next = listed(entry("a"), entry("b")), listed(entry("c"), entry("d"))
+    changes = [await inventory.refresh()]
+    first.next, late.next = listed(entry("b")), listed(entry("c"), entry("d"), entry("e"))
+    changes.append(await inventory.refresh())
+
+    assert [frozenset("b"), frozenset("e")] == [change.appeared for change in changes]
+
+
 async def test_a_change_of_a_file_is_told_and_the_rest_stays_the_very_same(tmp_path: Path) -> None:
     path = tmp_path / "fleet.json"
     path.write_bytes(listed(entry("a"), entry("b"), entry("c")))
