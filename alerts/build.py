@@ -9,7 +9,8 @@ from alerts import routing, rulebook
 from alerts.rulefile import BANNER, as_yaml, rule_file
 from alerts.settings import Settings
 from ollama_fleet import generated
-from ollama_fleet.generated import Output
+from ollama_fleet.files import write_whole
+from ollama_fleet.generated import GeneratedError, Output
 
 RULES = "rules"
 TEMPLATES = "templates"
@@ -64,6 +65,24 @@ def output(settings: Settings, *, is_rules_only: bool = False) -> Output:
     made = rule_files(settings) if is_rules_only else files(settings)
     folders = RULES_ALONE if is_rules_only else OURS
     return Output(what="alerts", made=made, folders=folders, is_ours=_is_ours)
+
+
+def write_merged(text: str, path: Path, *, mode: int) -> tuple[Path, ...]:
+    """Write a merged alertmanager.yml, and the templates beside it; return what was written.
+
+    Raises:
+        GeneratedError: A file cannot be written, or a template of that name is not ours.
+    """
+    beside = Output(what="alerts", made=_templates(), folders=(), is_ours=_is_ours)
+    written = generated.write(beside, path.parent)
+    try:
+        # It may hold secrets: nobody may read it who could not read the one that it was made from.
+        write_whole(path, text.encode(), mode=mode)
+    except OSError as error:
+        raise GeneratedError(
+            f"cannot write {path}: {error.strerror}; choose another --output"
+        ) from error
+    return (*(path.parent / name for name in written), path)
 
 
 def _is_ours(text: str) -> bool:

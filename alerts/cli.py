@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from alerts import archive, config, explain, report
+from alerts import archive, config, explain, merging, report
 from alerts import backtest as backtesting
 from alerts import build as building
 from alerts import check as checking
@@ -119,6 +119,40 @@ def build(
         return
     for path in building.write(settings, output_dir, is_rules_only=is_rules_only):
         click.echo(output_dir / path)
+
+
+@alerts.command("merge")
+@settings_options
+@click.argument("existing", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to this file, which may be the same, instead of stdout; templates go beside it.",
+)
+def merge(
+    *,
+    profile: str | None,
+    config_file: Path | None,
+    changes: tuple[str, ...],
+    existing: Path,
+    output: Path | None,
+) -> None:
+    """Merge our routing into an existing alertmanager.yml.
+
+    Our routes become the first of the root route; our receivers, inhibitions, time intervals and
+    templates join theirs. All of these name our alerts only. Everything else stays as it is. What
+    an earlier merge added is replaced.
+    """
+    settings = config.load(config_file, changes, profile=profile)
+    text, mode = merging.read(existing)
+    made = merging.merged(text, settings, source=str(existing))
+    if not settings.routing.page:
+        click.echo("routing.page has no receiver: pages of these alerts go nowhere", err=True)
+    if output is None:
+        click.echo(made, nl=False)
+        return
+    for path in building.write_merged(made, output, mode=mode):
+        click.echo(path)
 
 
 @alerts.command("list")

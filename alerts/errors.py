@@ -18,5 +18,9 @@ class SettingsError(AlertsError, ProblemsError):
         super().__init__("the settings of the alerts", problems)
 
 
+class MergeError(AlertsError):
+    """A file is no Alertmanager configuration that ours can be merged into."""
+
+
 class CheckError(AlertsError):
     """A Prometheus cannot be asked, or does not answer as one."""

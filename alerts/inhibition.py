@@ -19,6 +19,9 @@ from dataclasses import dataclass
 OURS = 'alertname=~"Ollama.*"'
 """Matches our alerts, never Watchdog, and no alert of others in the same Alertmanager."""
 
+OUR_WATCHDOG = {"component": "ollama-fleet"}
+"""The label that tells our Watchdog from those of others."""
+
 EXPORTERS = 'alertname=~"Ollama(Fleet|Model|Node).*"'
 """Matches what rests on the exporters' series; provisioners are scraped by themselves."""
 

@@ -165,7 +165,7 @@ class DeadMansSwitch(_Hook):
     """A service that raises the alarm when it hears nothing for some time.
 
     It must alarm for each fleet of its own where several share an Alertmanager: one fleet's
-    Watchdog keeps it quiet about the other's.
+    Watchdog keeps it quiet about the other's. The Watchdogs of other rules do not reach it.
     """
 
     # For most such services any request is a sign of life, also one that says `resolved`.

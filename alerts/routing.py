@@ -1,12 +1,14 @@
 """Make the alertmanager.yml document: routes, receivers, inhibition, mute windows.
 
-Only our alerts and Watchdog are sent; everything else ends at the null receiver. The
-routes under the root name our alerts, so they can move into the tree of an existing Alertmanager.
+Only our alerts and our Watchdog are sent; everything else ends at the null receiver. All routes,
+receivers and inhibitions name what is ours, so they can join those of an existing Alertmanager.
 """
 
 from __future__ import annotations
 
-from alerts.inhibition import OURS, ROTATION_CAUSES, RULES, Inhibition, named
+from typing import Any
+
+from alerts.inhibition import OUR_WATCHDOG, OURS, ROTATION_CAUSES, RULES, Inhibition, named
 from alerts.model import Severity
 from alerts.notifiers import receiver, switch
 from alerts.receivers import DeadMansSwitch, Receiver, RoutingSettings
@@ -15,7 +17,8 @@ from ollama_fleet.durations import duration_text
 TEMPLATES = "templates/ollama-fleet.tmpl"
 """The texts of notifications, relative to alertmanager.yml."""
 
-NULL = "null"
+NULL = "ollama-fleet-null"
+"""Sends nothing."""
 PAGE, TICKET, INFO = "ollama-fleet-page", "ollama-fleet-ticket", "ollama-fleet-info"
 SWITCH = "ollama-fleet-dead-mans-switch"
 ROTATION = "ollama-fleet-rotation"
@@ -25,35 +28,51 @@ Document = dict[str, object]
 
 def document(settings: RoutingSettings, *, cluster_label: str = "cluster") -> Document:
     """Return alertmanager.yml. Receivers that are not set up are left out of it."""
-    whole: Document = {
-        "route": _root(settings, cluster_label),
+    root = _node(settings, cluster_label) | {"routes": _routes(settings, cluster_label)}
+    return {"route": root, **lists(settings, cluster_label=cluster_label)}
+
+
+def subtree(settings: RoutingSettings, *, cluster_label: str = "cluster") -> list[Document]:
+    """Return what the root of another Alertmanager needs as its first children."""
+    watchdog, *routes = _routes(settings, cluster_label)
+    ours = {"matchers": [OURS], **_node(settings, cluster_label), "routes": routes}
+    return [watchdog, ours]
+
+
+def lists(settings: RoutingSettings, *, cluster_label: str = "cluster") -> dict[str, list[Any]]:
+    """Return what stands beside the routes, each a list that may be part of a longer one."""
+    made: dict[str, list[Any]] = {
         "inhibit_rules": [_inhibit_rule(rule, cluster_label) for rule in RULES],
         "receivers": _receivers(settings),
         "templates": [TEMPLATES],
     }
     if settings.rotation_windows:
-        whole["time_intervals"] = [{"name": ROTATION, "time_intervals": _intervals(settings)}]
-    return whole
+        made["time_intervals"] = [{"name": ROTATION, "time_intervals": _intervals(settings)}]
+    return made
 
 
-def _root(settings: RoutingSettings, cluster_label: str) -> Document:
+def _node(settings: RoutingSettings, cluster_label: str) -> Document:
     return {
         "receiver": NULL,
         "group_by": ["alertname", cluster_label],
         "group_wait": duration_text(settings.group_wait),
         "group_interval": duration_text(settings.group_interval),
         "repeat_interval": duration_text(settings.page_repeat_interval),
-        "routes": [
-            _watchdog(settings.dead_mans_switch),
-            _page(settings),
-            _ticket(settings, cluster_label),
-            _info(settings),
-        ],
     }
 
 
+def _routes(settings: RoutingSettings, cluster_label: str) -> list[Document]:
+    return [
+        _watchdog(settings.dead_mans_switch),
+        _page(settings),
+        _ticket(settings, cluster_label),
+        _info(settings),
+    ]
+
+
 def _watchdog(settings: DeadMansSwitch | None) -> Document:
-    route: Document = {"matchers": [named("Watchdog")], "receiver": NULL}
+    own = [f'{label}="{value}"' for label, value in OUR_WATCHDOG.items()]
+    route: Document = {"matchers": [named("Watchdog"), *own], "receiver": NULL}
     if settings is None:
         return route
     # Alertmanager repeats at the first look after repeat_interval. The look exactly at its end

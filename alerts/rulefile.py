@@ -32,10 +32,13 @@ _Dumper.add_representer(str, _text)
 
 def as_yaml(document: object) -> str:
     """Return a document as YAML below the banner that says what made it."""
-    body = yaml.dump(
-        document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=LINE_WIDTH
-    )
-    return BANNER + str(body)
+    return BANNER + dumped(document)
+
+
+def dumped(document: object) -> str:
+    """Return a document as YAML."""
+    options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": LINE_WIDTH}
+    return str(yaml.dump(document, Dumper=_Dumper, **options))
 
 
 def rule_file(group: Group, settings: Settings) -> str:

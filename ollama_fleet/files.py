@@ -41,8 +41,8 @@ def read_regular(path: Path, max_bytes: int) -> tuple[bytes, os.stat_result]:
     return body, status
 
 
-def write_whole(path: Path, body: bytes) -> None:
-    """Put a file into place that all may read, whole or not at all.
+def write_whole(path: Path, body: bytes, *, mode: int = 0o644) -> None:
+    """Put a file into place, whole or not at all; all may read it unless `mode` says otherwise.
 
     Raises:
         OSError: It cannot be written; the file that was there stays.
@@ -51,7 +51,7 @@ def write_whole(path: Path, body: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(body)
-        os.chmod(name, 0o644)
+        os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):

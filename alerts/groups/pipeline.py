@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alerts.groups.availability import HEALTHY
+from alerts.inhibition import OUR_WATCHDOG
 from alerts.model import Alert, Dashboard, Group, Severity
 from alerts.names import GENERATED, LATENCY_P99, SPEED
 from alerts.promql import Scope, joined
@@ -359,6 +360,8 @@ WATCHDOG = Alert(
     name="Watchdog",
     expr="vector(1)",
     severity=Severity.NONE,
+    # Others have a Watchdog too: theirs must not keep our dead man's switch quiet.
+    labels=OUR_WATCHDOG,
     summary="The alerting pipeline works.",
     description=(
         "This alert always fires ({{ $value }}). Its receiver raises an alarm when it stops "

@@ -148,7 +148,7 @@ CHANGED: dict[str, dict[str, object]] = {
         "flapping_instances": "7%", "out_of_memory": "7%", "rotation_age": "8d",
         "rotation_critical_age": "27d", "rotation_critical_instances": "7%", "versions": 7,
         "inventory_shrunk": "7%", "inventory_lost": "77%", "inventory_age": "77m",
-        "poll_intervals": 7, "poll_lateness": "7%", "metrics_failures": "7%", "samples": 777,
+        "poll_intervals": 7, "replicas_differ": "7%", "poll_lateness": "7%", "metrics_failures": "7%", "samples": 777,
         "samples_per_instance": 7, "scrape_duration": "77%", "view_age": "7m",
         "reconcile_age": "7m",
         "failed_instances": 7, "ready_instances": "77%", "kv_cache": "77%",

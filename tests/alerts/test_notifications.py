@@ -76,7 +76,9 @@ async def test_the_dead_mans_switch_hears_at_intervals(tmp_path: Path, taken: In
         "page": [{"webhook": {"url": f"{taken.url}/page"}}],
     }
     async with running(tmp_path, settings) as alertmanager:
-        await alertmanager.fire(named("OllamaFleetExporterDown") + named("Watchdog"))
+        await alertmanager.fire(
+            named("OllamaFleetExporterDown") + named("Watchdog", component="ollama-fleet")
+        )
         await eventually(lambda: _is_regular(taken), within_s=60)
 
     assert {"Watchdog"} == set(taken.told("switch"))

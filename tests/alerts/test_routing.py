@@ -74,10 +74,11 @@ def test_alertmanager_accepts_the_document(tmp_path: Path, settings: dict[str, A
         ("ollama-fleet-ticket", labels_of("OllamaFleetQueueSaturated", "warning")),
         ("ollama-fleet-info", labels_of("OllamaFleetVersionSkew", "info")),
         ("ollama-fleet-info", labels_of("OllamaSomething", "info")),
-        ("ollama-fleet-dead-mans-switch", labels_of("Watchdog", "none")),
-        ("null", labels_of("OllamaSomething", "none")),
-        ("null", labels_of("NodeFilesystemFull")),
-        ("null", labels_of("NotOllamaFleet", "warning")),
+        ("ollama-fleet-dead-mans-switch", labels_of("Watchdog", "none", component="ollama-fleet")),
+        ("ollama-fleet-null", labels_of("Watchdog", "none")),
+        ("ollama-fleet-null", labels_of("OllamaSomething", "none")),
+        ("ollama-fleet-null", labels_of("NodeFilesystemFull")),
+        ("ollama-fleet-null", labels_of("NotOllamaFleet", "warning")),
     ],
 )
 def test_each_severity_has_its_receiver_and_foreign_alerts_none(
@@ -98,10 +99,10 @@ def test_without_receivers_nothing_goes_anywhere(tmp_path: Path, severity: str) 
     for name in ("OllamaFleetLatencyP99High", "Watchdog"):
         said = amtool(
             *("config", "routes", "test", f"--config.file={config}"),
-            *(f"alertname={name}", f"severity={severity}"),
+            *(f"alertname={name}", f"severity={severity}", "component=ollama-fleet"),
         )
 
-        assert "null" == said.strip()
+        assert "ollama-fleet-null" == said.strip()
 
 
 def test_info_goes_nowhere_by_default(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_info_goes_nowhere_by_default(tmp_path: Path) -> None:
         *("alertname=OllamaFleetVersionSkew", "severity=info"),
     )
 
-    assert "null" == said.strip()
+    assert "ollama-fleet-null" == said.strip()
 
 
 # The document, by itself
