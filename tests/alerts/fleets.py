@@ -28,6 +28,8 @@ TRANSIENT = "ollama_fleet_transient_instances"
 CONDITION = 'ollama_fleet_instance_conditions{{condition="{}"}}'
 RESTARTS = "ollama_fleet_restarts_total"
 OWN_P99 = "ollama_fleet_request_latency_p99_seconds"
+FLEET_P99 = 'ollama_fleet_instance_request_latency_p99_seconds{{quantile="{}"}}'
+MODEL_P99 = 'ollama_model_instance_request_latency_p99_seconds{{model="a",quantile="{}"}}'
 
 Value = float | None
 """None where there is no sample."""
@@ -54,8 +56,8 @@ class Fleet:
     """By model and status; where not given, all instances have one model."""
     nodes: Mapping[str, Mapping[str, Steps]] = field(default_factory=dict)
     """By node and status."""
-    latency_s: float = 0.1
-    """The p99 that the instances report of themselves."""
+    latency_s: Steps = ((1, 0.1),)
+    """The p99 that the instances report of themselves; GONE if they report none."""
     speed: float = 100.0
     """In tokens/s of an instance."""
     gauges: Mapping[str, Steps] = field(default_factory=dict)
@@ -118,8 +120,12 @@ class Fleet:
             "ollama_fleet_inventory_instances": self.listed,
             RECENTLY_FAILED: NONE,
             TRANSIENT: NONE,
-            OWN_P99: ((1, self.latency_s),),
+            OWN_P99: self.latency_s,
         }
+        for quantile in ("0.5", "0.9", "0.99"):
+            others[FLEET_P99.format(quantile)] = self.latency_s
+            others[MODEL_P99.format(quantile)] = self.latency_s
+        others[FLEET_P99.format("0.999")] = self.latency_s
         for condition in CONDITIONS:
             others[f'ollama_fleet_instance_conditions{{condition="{condition}"}}'] = NONE
         for kind, groups in (("model", self.models), ("node", self.nodes)):
@@ -131,6 +137,8 @@ class Fleet:
     def _masked(self, values: Samples, times: Sequence[float]) -> Samples:
         """Return the values without those of the time in which the exporter is down."""
         start, end = self.restart
+        if start == end:
+            return values
         return [
             None if start <= at < end else value for at, value in zip(times, values, strict=True)
         ]
@@ -177,6 +185,8 @@ def requests(
 
 def samples(steps: Steps, times: Sequence[float]) -> Samples:
     """Return the value at each time, in minutes."""
+    if len(steps) == 1:
+        return [steps[0][1]] * len(times)
     values: Samples = []
     left = iter(steps)
     until, value = 0.0, None
@@ -196,6 +206,8 @@ def _less(of: Value, others: Sequence[Value]) -> Value:
 
 def _text(values: Samples) -> str:
     """Return the values as promtool reads them, each even rise in one."""
+    if values.count(values[0]) == len(values):
+        return f"{values[0]:.12g}x{len(values) - 1}"
     parts: list[str] = []
     n = 0
     while n < len(values):

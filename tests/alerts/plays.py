@@ -133,15 +133,21 @@ def _names(matchers: tuple[str, ...]) -> Callable[[str], bool]:
 
 
 def played(
-    promtool: Path, folder: Path, play: Play, settings: Settings, scenarios: Sequence[Scenario]
+    promtool: Path,
+    folder: Path,
+    play: Play,
+    settings: Settings,
+    scenarios: Sequence[Scenario],
+    *,
+    names: Collection[str] = (),
 ) -> dict[str, list[str]]:
-    """Return the faults of each scenario, by name."""
+    """Return the faults of each scenario, by name; `names` as of `fired`."""
     fleets = [
         replace(fleet, cluster=scenario.cluster)
         for scenario in scenarios
         for fleet in scenario.fleets
     ]
-    all_fired = fired(promtool, folder, play, settings, fleets)
+    all_fired = fired(promtool, folder, play, settings, fleets, names=names)
     return {
         each.name: each.faults(
             all_fired.get(each.cluster, Fired()), 0 if each.is_from_start else play.before

@@ -90,7 +90,7 @@ def test_a_healthy_fleet_of_slow_hardware_is_silent_for_a_day(
     profile: str, size: int, promtool_binary: Path, tmp_path: Path
 ) -> None:
     """No page and no ticket, with answers that take 40 s at 4 tokens/s."""
-    slow = Fleet(cluster="slow", listed=[(1, size)], latency_s=40.0, speed=4.0)
+    slow = Fleet(cluster="slow", listed=[(1, size)], latency_s=[(1, 40)], speed=4.0)
 
     fired = plays.fired(promtool_binary, tmp_path, DAY, config.load(profile=profile), [slow])
 
