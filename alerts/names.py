@@ -39,8 +39,6 @@ REQUEST_ERROR_RATIO = "fleet:ollama_request_errors_per_requests:ratio_rate5m"
 """Absent below `thresholds.min_requests`."""
 
 QUEUED = "fleet:ollama_requests_queued:sum"
-KV_CACHE = "fleet:ollama_instance_kv_cache_usage_ratio:quantile"
-"""What all but `thresholds.kv_cache_instances` of the instances stay below."""
 
 CONDITIONS = "fleet:ollama_instance_conditions:sum"
 """By condition."""

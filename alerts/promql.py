@@ -100,6 +100,14 @@ class Scope:
         inner = inner or self.last(series)
         return f"sum {self.by(*labels)} (\n  max {self.by(*series.labels, *buckets)} ({inner})\n)"
 
+    def fleet_mean(self, series: Series, *labels: str) -> str:
+        """Return the mean over shards of a quantile that each exporter publishes, by some labels.
+
+        Shards are random samples of the fleet, so the quantile of each estimates the fleet's.
+        """
+        each = f"max {self.by(*series.labels)} ({self.last(series)})"
+        return f"avg {self.by(*labels)} (\n  {each}\n)"
+
     def with_model(self, expression: str) -> str:
         """Return an expression on instances with the model of each as a label."""
         same = self.on("job", "instance", "instance_id")

@@ -152,9 +152,8 @@ class Thresholds(Section):
     min_model_instances: Annotated[int, Field(gt=0)] = Field(
         2, description="Minimum failing instances of a model to page as unavailable."
     )
-    kv_cache: Share = Field(0.95, description="A KV cache that is used more is saturated.")
     kv_cache_instances: Share = Field(
-        0.05, description="Ticket if the KV cache of a larger share of the instances is saturated."
+        0.05, description="Ticket if the KV cache of a larger share of the fleet is full."
     )
     not_loaded_instances: LevelSetting = Field(
         Level(0.01, is_per_instance=True),
@@ -200,9 +199,6 @@ class Thresholds(Section):
     )
     slow_nodes: Share = Field(
         0.1, description="One ticket for all if a larger share of the nodes is slow."
-    )
-    flaps: Annotated[int, Field(gt=0)] = Field(
-        4, description="An instance is flapping if it changes more often within `windows.flapping`."
     )
     flapping_instances: LevelSetting = Field(
         Level(0.005, is_per_instance=True), description="Ticket if more instances are flapping."
@@ -304,8 +300,6 @@ class Windows(Section):
     provisioning: Duration = Field(
         900.0, description="Longest provisioning time before an instance counts as missing."
     )
-    stuck: Duration = Field(600.0, description="Longest time with queued requests and no output.")
-    flapping: Duration = Field(900.0, description="Window in which state changes are counted.")
     changes: Duration = Field(
         3600.0, description="Window in which restarts and unloads of models are counted."
     )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from alerts import series
 from exporter import catalogue
-from exporter.catalogue import Kind, Series
+from exporter.catalogue import Condition, Kind, Series
 
 JOB = re.compile(r'\bjob="([^"]*)"')
+NOT_SERVING = f'condition="{Condition.NOT_SERVING}"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ FLEET = Source(
         catalogue.FLEET_TRANSIENT_INSTANCES,
         catalogue.FLEET_INSTANCE_CONDITIONS,
         catalogue.FLEET_RESTARTS,
+        catalogue.FLEET_ENGINE_INSTANCES,
         catalogue.FLEET_MEASURED_INSTANCES,
         catalogue.MODEL_INSTANCES,
         catalogue.NODE_INSTANCES,
@@ -118,6 +120,7 @@ SPEED = Source(
         catalogue.FLEET_TOKENS_PER_SECOND,
         catalogue.NODE_TOKENS_PER_SECOND,
         catalogue.NODE_MEASURED_INSTANCES,
+        catalogue.MODEL_INSTANCE_TOKENS_PER_SECOND,
     ),
     (FLEET,),
 )
@@ -125,6 +128,7 @@ TOKENS = Source(
     "no token counts: stock Ollama reports none; use servers that do",
     (catalogue.FLEET_GENERATED_TOKENS,),
     (FLEET,),
+    matcher=NOT_SERVING,
 )
 MODELS = Source(
     "no loaded models: only Ollama says which models it has in memory",
@@ -139,7 +143,7 @@ CANARY = Source(
     "no canaries: switch them on (--canary.period)",
     (catalogue.FLEET_CANARY_RESULTS,),
     (FLEET,),
-    matcher=f'condition="{catalogue.Condition.STALLED}"',
+    matcher=f'condition="{Condition.STALLED}"',
 )
 EXPORTER_SOURCES = (
     EXPORTER_SCRAPE,
@@ -163,23 +167,25 @@ EXPORTER_SOURCES = (
         (catalogue.NODE_PEERS_TOKENS_PER_SECOND,),
         (SPEED,),
     ),
-    Source(SPEED.reason, (catalogue.INSTANCE_TOKENS_PER_SECOND,), (SPEED, INSTANCE)),
-    Source(TOKENS.reason, (catalogue.INSTANCE_GENERATED_TOKENS,), (INSTANCE,)),
-    Source(ERRORS.reason, (catalogue.INSTANCE_ERRORS,), (INSTANCE,)),
     Source(
         "no p99 of single instances: only servers of the engine `fleet` report one",
-        (catalogue.INSTANCE_LATENCY_P99,),
-        (INSTANCE,),
+        (
+            catalogue.FLEET_INSTANCE_REQUEST_LATENCY_P99,
+            catalogue.MODEL_INSTANCE_REQUEST_LATENCY_P99,
+        ),
+        (FLEET,),
     ),
     Source(
         "no queues: stock Ollama reports none; use servers that do",
-        (catalogue.INSTANCE_REQUESTS_QUEUED,),
-        (INSTANCE,),
+        (catalogue.FLEET_REQUESTS_QUEUED,),
+        (FLEET,),
+        matcher=NOT_SERVING,
     ),
     Source(
         "no KV cache usage: only vLLM and SGLang report it",
-        (catalogue.INSTANCE_KV_CACHE_USAGE,),
-        (INSTANCE,),
+        (catalogue.MODEL_INSTANCE_KV_CACHE_USAGE,),
+        (FLEET,),
+        matcher=f'condition="{Condition.KV_CACHE_FULL}"',
     ),
     Source(
         "no start times: stock Ollama reports none; set `started` in the inventory, as the "

@@ -167,9 +167,13 @@ TUNABLES = (
     Tunable(
         "queued_per_instance",
         "OllamaFleetQueueSaturated",
-        absent="no server reports its queue, or the exporter's series per instance are off",
+        absent="no server reports its queue",
     ),
-    Tunable("kv_cache", "OllamaFleetKvCacheSaturated", absent="no server reports its KV cache"),
+    Tunable(
+        "kv_cache_instances", "OllamaFleetKvCacheSaturated", INVENTORY,
+        needs=catalogue.MODEL_INSTANCE_KV_CACHE_USAGE, absent="no server reports its KV cache",
+    ),
+    Tunable("flapping_instances", "OllamaFleetInstancesFlapping", INVENTORY),
     Tunable(
         "not_loaded_instances", "OllamaFleetModelsNotLoaded", INVENTORY, absent=NO_MODELS
     ),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from alerts.groups.availability import with_condition
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import INVENTORY, OLD, OVERDUE, VERSIONS
 from alerts.promql import joined, of_size
 from alerts.settings import Settings
 from exporter import catalogue
+from exporter.catalogue import Condition
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import Level
 
 EVERY = 4
-"""In evaluation intervals: several rules look at every instance, and nothing here is in a hurry."""
+"""In evaluation intervals: two rules look at every instance, and nothing here is in a hurry."""
 GRACE_S = 21_600.0
 """How late a rotation may be before an alert fires."""
 OUT_OF_MEMORY = 'error_type="out_of_memory"'
@@ -41,23 +43,18 @@ def limit(level: Level, settings: Settings) -> str:
 
 
 def _flapping(settings: Settings) -> Alert:
-    scope, window_s = settings.scope, settings.windows.flapping
-    changes = scope.per_instance(scope.over("changes", catalogue.INSTANCE_UP, window_s))
+    flapping = with_condition(settings, Condition.FLAPPING)
     return Alert(
         name="OllamaFleetInstancesFlapping",
-        settings=("thresholds.flapping_instances", "thresholds.flaps", "windows.flapping"),
-        expr=joined(
-            f"count {scope.by()} ({changes} > {settings.thresholds.flaps})",
-            f"> {limit(settings.thresholds.flapping_instances, settings)}",
-        ),
+        settings=("thresholds.flapping_instances",),
+        expr=f"{flapping} > {limit(settings.thresholds.flapping_instances, settings)}",
         for_s=300,
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="Many instances are flapping.",
         description=(
-            "{{ $value }} instances changed between up and down more than "
-            f"{settings.thresholds.flaps} times in {duration_text(window_s)}. They crash and "
-            "restart, or their health checks time out under load."
+            "{{ $value }} instances changed between up and down more than 4 times in 15 minutes. "
+            "They crash and restart, or their health checks time out under load."
         ),
     )
 
@@ -109,19 +106,20 @@ def _out_of_memory(settings: Settings) -> Alert:
 def _counts(settings: Settings) -> tuple[Recording, ...]:
     """Return how many instances are too old, and how many run each version.
 
-    Of all instances at once, so ages are compared as raw samples: whatever makes 10,000 new series
-    first, even `time() - …`, costs several times as much. Versions are counted per instance first,
-    or replicas would count twice.
+    Ages are the one figure that is read per instance, and compared as raw samples: whatever makes
+    10,000 new series first, even `time() - …`, costs several times as much.
     """
-    scope, thresholds = settings.scope, settings.thresholds
-    info = scope.raw(catalogue.INSTANCE_INFO, where='version!=""')
-    kinds = ("engine", "version")
-    each = f"count {scope.by('instance_id', *kinds)} ({info})"
+    scope, thresholds, versions = (
+        settings.scope,
+        settings.thresholds,
+        catalogue.FLEET_ENGINE_INSTANCES,
+    )
+    known = scope.last(versions, where='version!=""')
     return (
         # Of a fleet that is rotated weekly some instance is always a few minutes over.
         Recording(OVERDUE, _older(settings, thresholds.rotation_age + GRACE_S)),
         Recording(OLD, _older(settings, thresholds.rotation_critical_age)),
-        Recording(VERSIONS, f"count {scope.by(*kinds)} ({each})"),
+        Recording(VERSIONS, scope.fleet_sum(versions, "engine", "version", inner=known)),
     )
 
 
@@ -169,14 +167,10 @@ def _rotation_critical(settings: Settings) -> Alert:
 
 
 def _version_skew(settings: Settings) -> Alert:
-    scope, limit = settings.scope, settings.thresholds.versions
     return Alert(
         name="OllamaFleetVersionSkew",
         settings=("thresholds.versions",),
-        expr=joined(
-            f"count {scope.by('engine')} ({scope.last(VERSIONS)})",
-            f"> {limit}",
-        ),
+        expr=f"count {settings.scope.by('engine')} ({VERSIONS}) > {settings.thresholds.versions}",
         for_s=86_400,
         keep_firing_for_s=3600,
         severity=Severity.INFO,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from alerts.groups.availability import HEALTHY
+from alerts.groups.availability import HEALTHY, with_condition
+from alerts.groups.lifecycle import limit
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
     CAPACITY,
     EXPECTED,
     GENERATED,
     INVENTORY,
-    KV_CACHE,
     MEASURED,
     MODEL_SPEED,
     QUEUED,
@@ -18,7 +18,7 @@ from alerts.names import (
 from alerts.promql import joined, of_size
 from alerts.settings import Settings
 from exporter import catalogue
-from ollama_fleet.durations import duration_text
+from exporter.catalogue import Condition
 from ollama_fleet.levels import number, percent
 
 
@@ -32,7 +32,6 @@ def group(settings: Settings) -> Group:
             _queued(settings),
             _queue_saturated(settings),
             _not_serving(settings),
-            _kv_cache(settings),
             _kv_cache_saturated(settings),
         ),
     )
@@ -86,21 +85,19 @@ def _throughput_low(settings: Settings) -> Alert:
 
 
 def _queued(settings: Settings) -> Recording:
-    scope = settings.scope
-    queued = scope.per_instance(scope.raw(catalogue.INSTANCE_REQUESTS_QUEUED))
-    return Recording(QUEUED, f"sum {scope.by()} ({queued})")
+    return Recording(QUEUED, settings.scope.fleet_sum(catalogue.FLEET_REQUESTS_QUEUED))
 
 
 def _queue_saturated(settings: Settings) -> Alert:
     scope = settings.scope
-    limit = number(settings.thresholds.queued_per_instance)
+    most = number(settings.thresholds.queued_per_instance)
     return Alert(
         name="OllamaFleetQueueSaturated",
         settings=("thresholds.queued_per_instance",),
         expr=joined(
-            scope.last(QUEUED),
+            QUEUED,
             f"/ sum {scope.by()} ({HEALTHY})",
-            f"> {limit}",
+            f"> {most}",
         ),
         for_s=600,
         keep_firing_for_s=300,
@@ -108,64 +105,44 @@ def _queue_saturated(settings: Settings) -> Alert:
         summary="Request queues are saturated.",
         description=(
             '{{ $value | printf "%.1f" }} requests wait per healthy instance, more than '
-            f"{limit}. Users wait: add instances or reduce load."
+            f"{most}. Users wait: add instances or reduce load."
         ),
     )
 
 
 def _not_serving(settings: Settings) -> Alert:
-    scope, window_s = settings.scope, settings.windows.stuck
-    waiting = scope.over("min_over_time", catalogue.INSTANCE_REQUESTS_QUEUED, window_s)
-    generating = scope.over("rate", catalogue.INSTANCE_GENERATED_TOKENS, window_s)
-    limit = of_size(settings.thresholds.stuck_instances, settings.fixed_size or EXPECTED)
-    same = scope.on("instance_id")
+    hung = with_condition(settings, Condition.NOT_SERVING)
     return Alert(
         name="OllamaFleetInstancesNotServing",
-        settings=("thresholds.stuck_instances", "windows.stuck"),
-        expr=joined(
-            f"count {scope.by()} (",
-            f"  {scope.per_instance(waiting)} > 0",
-            # It must still be there: the window also sees those that have left since.
-            f"  and {same} {scope.per_instance(scope.last(catalogue.INSTANCE_REQUESTS_QUEUED))}",
-            f"  and {same} {scope.per_instance(generating)} == 0",
-            ")",
-            f"> {limit}",
-            f"and {scope.on()} {scope.covered(INVENTORY, window_s)}",
-        ),
+        settings=("thresholds.stuck_instances",),
+        expr=f"{hung} > {limit(settings.thresholds.stuck_instances, settings)}",
         for_s=300,
         keep_firing_for_s=600,
         severity=Severity.WARNING,
         summary="Healthy instances do not serve requests.",
         description=(
-            f"{{{{ $value }}}} instances had queued requests for {duration_text(window_s)} and "
-            "generated no token. A restart usually helps."
+            "{{ $value }} instances have queued requests and have generated no token for 10 "
+            "minutes. A restart usually helps."
         ),
         dashboard=Dashboard.MODELS,
     )
 
 
-def _kv_cache(settings: Settings) -> Recording:
-    """Return the rule of one quantile, which costs less than two counts of all instances."""
-    scope = settings.scope
-    below = number(round(1 - settings.thresholds.kv_cache_instances, 12))
-    usage = scope.raw(catalogue.INSTANCE_KV_CACHE_USAGE)
-    return Recording(KV_CACHE, f"quantile {scope.by()} ({below}, {usage})")
-
-
 def _kv_cache_saturated(settings: Settings) -> Alert:
-    thresholds = settings.thresholds
+    share = settings.thresholds.kv_cache_instances
+    full = with_condition(settings, Condition.KV_CACHE_FULL)
     return Alert(
         name="OllamaFleetKvCacheSaturated",
-        settings=("thresholds.kv_cache", "thresholds.kv_cache_instances"),
-        expr=f"{settings.scope.last(KV_CACHE)} > {number(thresholds.kv_cache)}",
+        settings=("thresholds.kv_cache_instances",),
+        expr=f"{full} > ceil({number(share)} * {INVENTORY})",
         for_s=900,
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="The KV cache of many instances is full.",
         description=(
-            f"{percent(thresholds.kv_cache_instances)} of the instances use {{{{ $value | "
-            "humanizePercentage }} or more of their KV cache. Servers delay or abort requests when "
-            "it is full: reduce parallel requests or context lengths, or add instances."
+            f"{{{{ $value }}}} instances, more than {percent(share)} of the fleet, use 95% or more "
+            "of their KV cache. Servers delay or abort requests when it is full: reduce parallel "
+            "requests or context lengths, or add instances."
         ),
         dashboard=Dashboard.MODELS,
     )

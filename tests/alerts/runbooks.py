@@ -27,7 +27,7 @@ from alerts.settings import Settings
 from exporter.catalogue import Kind
 from exporter.engines import ENGINE_NAMES
 from exporter.instances import FILTER_KEYS, InstanceView
-from exporter.model import Outcome, State, Status
+from exporter.model import Condition, Outcome, State, Status
 from exporter.settings import SETTINGS
 from exporter.web import PATHS
 from ollama_fleet import main
@@ -267,7 +267,17 @@ def _vocabulary() -> frozenset[str]:
     own = {label for alerts in alerts_by_name().values() for a in alerts for label in a.labels}
     view = InstanceView.__struct_fields__
     spec = {key for section in SECTIONS for key in keys_of(section)}
-    words: set[str] = {*Status, *Outcome, *State, *ENGINE_NAMES, *Phase, *labels, *view, *own}
+    words: set[str] = {
+        *Status,
+        *Condition,
+        *Outcome,
+        *State,
+        *ENGINE_NAMES,
+        *Phase,
+        *labels,
+        *view,
+        *own,
+    }
     return frozenset(words | spec | OTHERS_WORDS)
 
 

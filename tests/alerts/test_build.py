@@ -155,7 +155,7 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path) -> None:
         ["fleet.size=10000", "prometheus.cluster_label=region"],
         ["prometheus.scrape_interval=1m", "prometheus.job=my-fleet"],
         ["slo.period=90d", "slo.availability=99.99%"],
-        ["windows.stuck=1m", "windows.trend=1m"],
+        ["windows.rate=1m", "windows.trend=1m"],
     ],
 )
 def test_promtool_takes_the_rules_of_any_settings(

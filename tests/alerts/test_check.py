@@ -152,13 +152,13 @@ async def test_watchdog_which_always_fires_counts_as_one_that_can() -> None:
 
 async def test_what_prometheus_refuses_fails_with_its_reason() -> None:
     result = await run(
-        prometheus(groups=loaded_groups(Settings()), names=NAMES, refused="quantile by")
+        prometheus(groups=loaded_groups(Settings()), names=NAMES, refused="histogram_quantile")
     )
 
     refused = section(result.stdout, "REFUSED BY PROMETHEUS")
     assert 1 == result.exit_code
     assert f"Prometheus refuses {len(refused)} expressions" in result.stdout
-    row = "model_engine:ollama_tokens_per_second:median record many-to-many matching"
+    row = "fleet:ollama_canary_duration_seconds:p99 record many-to-many matching"
     assert row.split() in refused
 
 

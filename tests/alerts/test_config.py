@@ -58,49 +58,49 @@ def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
 def test_a_file_comes_before_the_profile_whose_other_settings_stay(tmp_path: Path) -> None:
     path = written(tmp_path, "thresholds: {healthy_instances: 9800}\n")
 
-    settings = config.load(path, ["thresholds.flaps=9"], profile="article")
+    settings = config.load(path, ["thresholds.versions=9"], profile="article")
 
     assert Level(9800.0) == settings.thresholds.healthy_instances
     assert Level(400000.0) == settings.thresholds.tokens_per_second
-    assert 9 == settings.thresholds.flaps
+    assert 9 == settings.thresholds.versions
     assert ("article", "small", "stock-ollama") == config.PROFILES
 
 
 def test_an_option_comes_before_the_file_and_the_later_before_the_earlier(tmp_path: Path) -> None:
-    path = written(tmp_path, "thresholds: {healthy_instances: 9900, flaps: 7}\n")
+    path = written(tmp_path, "thresholds: {healthy_instances: 9900, versions: 7}\n")
 
     settings = config.load(
         path, ["thresholds.healthy_instances=50", "thresholds.healthy_instances=98%"]
     )
 
     assert Level(0.98, is_per_instance=True) == settings.thresholds.healthy_instances
-    assert 7 == settings.thresholds.flaps
+    assert 7 == settings.thresholds.versions
 
 
 def test_every_problem_is_named_with_its_place(tmp_path: Path) -> None:
     path = written(
         tmp_path,
-        "thresholds:\n  healthy_instances: some\n  flap: 3\nwindows:\n  drop: 5\nflet: {}\n",
+        "thresholds:\n  healthy_instances: some\n  version: 3\nwindows:\n  drop: 5\nflet: {}\n",
     )
 
     assert [
         f"{path}:2: thresholds.healthy_instances: must be a number above 0, a share such as 99%, "
         "or `40 per instance`, got 'some'",
-        f"{path}:3: thresholds.flap: unknown key; did you mean flaps?",
+        f"{path}:3: thresholds.version: unknown key; did you mean versions?",
         f"{path}:5: windows.drop: must be a duration such as 7d, 1h30m, 15s or 500ms, got 5",
         f"{path}:6: flet: unknown key; did you mean fleet?",
     ] == refusal(path)
 
 
 def test_a_problem_of_an_option_is_put_down_to_the_option(tmp_path: Path) -> None:
-    path = written(tmp_path, "thresholds:\n  flaps: 3\n")
+    path = written(tmp_path, "thresholds:\n  versions: 3\n")
 
-    assert ["--set thresholds.flaps: Input should be greater than 0"] == refusal(
-        path, "thresholds.flaps=0"
+    assert ["--set thresholds.versions: Input should be greater than 0"] == refusal(
+        path, "thresholds.versions=0"
     )
 
 
-@pytest.mark.parametrize("change", ["", "thresholds.flaps", "=3"])
+@pytest.mark.parametrize("change", ["", "thresholds.versions", "=3"])
 def test_a_change_that_is_none_is_refused(change: str) -> None:
     assert [f"--set {change}: is not KEY=VALUE, such as fleet.size=10000"] == refusal(None, change)
 
@@ -121,7 +121,7 @@ def test_a_change_of_an_alert_that_there_is_not_is_refused_with_the_name_that_wa
         ("a: !!python/object:os.system {}\n", "is not valid YAML"),
         ("[" * 500 + "]" * 500, "is nested too deeply"),
         pytest.param(
-            f"{'#' * 1_000_000}\nthresholds: {{flaps: 7}}\n",
+            f"{'#' * 1_000_000}\nthresholds: {{versions: 7}}\n",
             "is larger than 1,000,000 bytes",
             id="too large",
         ),

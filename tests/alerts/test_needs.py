@@ -18,7 +18,7 @@ GROUPS = rulebook.groups(SETTINGS)
 RECORDINGS = [rule for group in GROUPS for rule in group.recordings]
 JOB, PROVISIONER_JOB = SETTINGS.prometheus.job, SETTINGS.prometheus.provisioner_job
 SPEED, UP = "ollama_fleet_tokens_per_second", "ollama_instance_up"
-QUEUED, KV = "ollama_instance_requests_queued", "ollama_instance_kv_cache_usage_ratio"
+QUEUED, KV = "ollama_fleet_requests_queued", "ollama_model_instance_kv_cache_usage_ratio"
 PEERS = "ollama_node_peers_tokens_per_second"
 EXPORTER_NAMES = frozenset(name for source in EXPORTER_SOURCES for name in source.names)
 PER_INSTANCE = frozenset(name for name in EXPORTER_NAMES if name.startswith("ollama_instance_"))
@@ -122,7 +122,7 @@ def test_with_all_series_every_alert_of_the_exporter_can_fire() -> None:
         ({PEERS}, "OllamaNodeSlowerThanFleet", ["no node to compare"]),
         (PER_INSTANCE, "OllamaFleetTokenThroughputLow", []),
         (
-            {QUEUED, "ollama_instance_generated_tokens_total"},
+            {QUEUED, "ollama_fleet_generated_tokens_total"},
             "OllamaFleetInstancesNotServing",
             ["no queues", "no token counts"],
         ),

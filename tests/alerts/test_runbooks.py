@@ -176,7 +176,7 @@ INVENTED = {
     "alert": "OllamaFleetMisery fires as well.",
     "setting": "Raise `thresholds.misery`.",
     "exporter's setting": "Raise `poll.misery` (1s).",
-    "default": "It is `thresholds.flaps` (5).",
+    "default": "It is `thresholds.versions` (5).",
     "exporter's default": "It is `poll.interval` (11s).",
     "status": "They are `miserable`.",
     "command": "Run `ollama-fleet alerts improve`.",
@@ -197,7 +197,7 @@ INVENTED = {
     "status in a query": '```promql\nfleet:ollama_instances:sum{status=~"healthy|misery"}\n```',
     "query of promtool": "```sh\npromtool query instant \"$PROMETHEUS\" 'sum(('\n```",
     "key": "```yaml\nthresholds: {misery: 3}\n```",
-    "value": "```yaml\nthresholds: {flaps: many}\n```",
+    "value": "```yaml\nthresholds: {versions: many}\n```",
     "override": "```yaml\nalerts: {OllamaFleetExporterDown: {until: 5m}}\n```",
     "overridden alert": "```yaml\nalerts: {Misery: {for: 5m}}\n```",
 }

@@ -134,7 +134,7 @@ async def test_a_real_history_gives_settings_that_build_takes(
         "tokens_per_second": "85 per instance",
         "healthy_instances": 59,
         "slow_node": "41%",
-        "kv_cache": "95%",
+        "kv_cache_instances": "5%",
     }.items() <= values.items()
     seen = {key.partition(".")[2]: each["seen"] for key, each in told.items()}
     assert {"median": "1s", "99th percentile": "1s", "worst": "9s"} == seen["request_latency_p99"]
