@@ -31,8 +31,16 @@ FLEET = (
     "OllamaModelUnavailable",
     "OllamaFleetCapacityLow",
 )
+SLOW = (
+    "OllamaFleetLatencyOutliers",
+    "OllamaFleetLatencyHighLowTraffic",
+    "OllamaModelLatencyP99High",
+    "OllamaFleetLatencyRising",
+)
+"""Tickets on latency."""
 PERFORMANCE = (
     "OllamaFleetLatencyP99High",
+    *SLOW,
     "OllamaFleetTokenThroughputLow",
     "OllamaFleetQueueSaturated",
     "OllamaFleetInstancesNotServing",
@@ -63,8 +71,13 @@ LIFE_CYCLE = (
     "OllamaFleetRotationCritical",
     "OllamaFleetVersionSkew",
 )
+REQUESTS = (
+    "OllamaFleetTrafficLost",
+    "OllamaFleetRequestsFailing",
+    "OllamaModelRequestsFailing",
+)
 SLO = ("OllamaFleetAvailabilityBudgetBurn", "OllamaFleetErrorBudgetBurn")
-FLEET_ALERTS = (*FLEET, *PERFORMANCE, *MODELS, *CANARY, *NODES, *LIFE_CYCLE, *SLO)
+FLEET_ALERTS = (*FLEET, *PERFORMANCE, *MODELS, *CANARY, *NODES, *LIFE_CYCLE, *REQUESTS, *SLO)
 """Alerts on what the exporter reports of the fleet: without it they cannot be trusted."""
 
 ROTATION_CAUSES = (
@@ -160,6 +173,17 @@ RULES = (
         sources=(named("OllamaFleetHealthyInstancesLow"),),
         targets=(named("OllamaFleetAvailabilityBudgetBurn"), 'severity="warning"'),
         reason="A slow loss of the same budget is no news while instances are missing.",
+    ),
+    Inhibition(
+        sources=(named("OllamaFleetLatencyP99High"),),
+        targets=(named(*SLOW),),
+        reason="The p99 of all requests is known to be too high; these say it of some.",
+    ),
+    Inhibition(
+        # The budget's page as well: it comes minutes later, of the same failures.
+        sources=(named("OllamaFleetRequestsFailing"),),
+        targets=(named("OllamaModelRequestsFailing", "OllamaFleetErrorBudgetBurn"),),
+        reason="The same failures, further down.",
     ),
     Inhibition(
         sources=(named("OllamaNodeInstancesDown"), 'node=~".+"'),

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from alerts.groups import (
     availability,
+    baseline,
     canary,
+    errors,
     inventory,
     latency,
     lifecycle,
@@ -27,12 +29,14 @@ from ollama_fleet.suggestions import did_you_mean
 GROUPS = (
     availability.group,
     latency.group,
+    latency.low_traffic_group,
     performance.group,
     nodes.group,
     lifecycle.group,
     models.group,
     canary.group,
     slo.availability_group,
+    errors.group,
     slo.requests_group,
     inventory.group,
     provisioner.group,
@@ -40,6 +44,7 @@ GROUPS = (
     pipeline.telemetry_group,
     thresholds.group,
     spread.group,
+    baseline.group,
 )
 UNCHANGED = Override()
 

@@ -127,14 +127,33 @@ class Thresholds(Section):
     healthy_drop: Share = Field(
         0.02, description="Ticket if a larger share of the fleet is lost within `windows.drop`."
     )
-    request_latency_p99: Duration = Field(0.15, description="Page if the p99 latency is higher.")
+    request_latency_p99: Duration = Field(
+        0.15, description="Page if the p99 latency is higher; ticket if that of a model is."
+    )
+    latency_outliers: Duration = Field(
+        1.5, description="Ticket if one instance in a thousand reports a higher p99 latency."
+    )
+    latency_rise: Share = Field(
+        0.3,
+        description="Ticket if the p99 latency is above the same hour of the last weeks by more "
+        "than this share.",
+    )
+    traffic_lost: Share = Field(
+        0.7,
+        description="Page if traffic is below the same hour of the last weeks by more than this "
+        "share.",
+    )
+    failing_requests: Share = Field(
+        0.25,
+        description="Page if a larger share of the requests fails; ticket if of those for a model.",
+    )
     tokens_per_second: LevelSetting = Field(
         Level(40.0, is_per_instance=True),
         description="Page if fleet capacity falls below this: tokens/s as a number or `N per "
         "instance`. 400,000 at 10,000 instances; set it to what your hardware delivers.",
     )
     min_measured: Share = Field(
-        0.5,
+        0.2,
         description="Minimum share of healthy instances with known speed to estimate fleet "
         "capacity; the others count as equally fast.",
     )
@@ -292,6 +311,11 @@ class Windows(Section):
         600.0,
         description="Window of the p99 of canaries, and in which canaries are expected; at least "
         "twice the exporter's canary period.",
+    )
+    low_traffic: Duration = Field(
+        3600.0,
+        description="Window in which latency and failures are judged where requests are few: at "
+        "night, or of a single model.",
     )
     drop: Duration = Field(
         300.0,

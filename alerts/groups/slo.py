@@ -10,17 +10,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from alerts.groups.errors import RATE_S
 from alerts.model import Alert, Group, Recording, Severity
 from alerts.names import EXPECTED, HEALTHY_RATIO, INVENTORY, REQUEST_ERRORS, REQUESTS
 from alerts.promql import joined
 from alerts.settings import Settings
-from exporter import catalogue
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import number, percent
 
 HOUR_S = 3600.0
 DAY_S = 86_400.0
-RATE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +104,8 @@ def requests_group(settings: Settings) -> Group:
         longest_page_s=6 * HOUR_S,
     )
     records = (
-        *_request_rates(settings),
-        *(
-            Recording(_recorded(indicator, window_s), _error_ratio(settings, window_s))
-            for window_s in WINDOWS_S
-        ),
+        Recording(_recorded(indicator, window_s), _error_ratio(settings, window_s))
+        for window_s in WINDOWS_S
     )
     return Group("ollama-fleet-slo-requests", (*records, *_alerts(indicator, settings)))
 
@@ -126,19 +122,6 @@ def _missing_ratio(settings: Settings, window_s: float) -> str:
         missing
         if window_s < HOUR_S
         else joined(missing, f"and {settings.scope.covered(HEALTHY_RATIO, window_s)}")
-    )
-
-
-def _request_rates(settings: Settings) -> tuple[Recording, ...]:
-    """Return the rates that long windows average: they outlive an exporter that is replaced."""
-    scope = settings.scope
-    pairs = (
-        (REQUESTS, catalogue.FLEET_REQUESTS),
-        (REQUEST_ERRORS, catalogue.FLEET_REQUEST_ERRORS),
-    )
-    return tuple(
-        Recording(name, scope.fleet_sum(series, inner=scope.over("rate", series, RATE_S)))
-        for name, series in pairs
     )
 
 

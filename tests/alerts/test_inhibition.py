@@ -66,6 +66,12 @@ def _sent_after_s(name: str) -> float:
         ("OllamaFleetManyModelsNotLoaded", "OllamaFleetModelsNotInstalled"),
         ("OllamaFleetModelsNotInstalled", "OllamaFleetModelsNotLoaded"),
         ("OllamaFleetManyCanariesStalled", "OllamaFleetCanariesStalled"),
+        ("OllamaFleetLatencyP99High", "OllamaFleetLatencyOutliers"),
+        ("OllamaFleetLatencyP99High", "OllamaFleetLatencyHighLowTraffic"),
+        ("OllamaFleetLatencyP99High", "OllamaModelLatencyP99High"),
+        ("OllamaFleetLatencyP99High", "OllamaFleetLatencyRising"),
+        ("OllamaFleetRequestsFailing", "OllamaModelRequestsFailing"),
+        ("OllamaFleetRequestsFailing", "OllamaFleetErrorBudgetBurn"),
     ],
 )
 def test_what_mutes_fires_before_what_it_mutes_is_sent(source: str, target: str) -> None:

@@ -30,9 +30,6 @@ HARMLESS = {
     r"^OllamaFleet(ShardMissing|PollStale): .*«max» by \(cluster, shard\).* -> min": (
         "that a shard is there counts, not what it says"
     ),
-    r"^fleet:ollama_request_latency_seconds:p99: .*unless on \(cluster\) «sum».* -> max": (
-        "no number of requests is negative: there are some when the largest is above zero"
-    ),
     r"^OllamaFleetCanaryStopped: .*«sum» by \(cluster, shard\).* -> max": (
         "no number of canaries is negative: there are some when the largest is above zero"
     ),

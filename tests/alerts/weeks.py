@@ -1,0 +1,130 @@
+"""Fleets during four simulated weeks as promtool's input series: days, nights and weekends.
+
+In:   What happens to a fleet's traffic and latency, as functions of the hours since a Monday.
+Out:  The series that an exporter publishes of it, a sample each five minutes.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from alerts.settings import Settings
+from tests.alerts.plays import rules_of
+from tests.alerts.promtool import foundations, run, write
+
+JOB = 'job="ollama-fleet-exporter",instance="exporter:11440"'
+STEP_MIN = 5
+DAY_H, WEEK_H = 24, 168
+PEAK = 50.0
+"""Requests per second by day."""
+NOISE = 0.2
+Shape = Callable[[float], float]
+"""Returns a factor at a time in hours."""
+
+
+def rhythm(hour: float) -> float:
+    """Return the traffic of an ordinary week: by day, at night, on weekends; 1 at most."""
+    day = hour % DAY_H
+    by_day = 1 / (1 + math.exp(-2 * (day - 8))) - 1 / (1 + math.exp(-2 * (day - 18)))
+    is_weekend = hour % WEEK_H >= 5 * DAY_H
+    return 0.1 + (0.2 if is_weekend else 0.9) * by_day
+
+
+def always(_: float) -> float:
+    """Return 1: nothing happens."""
+    return 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weeks:
+    """A fleet during some weeks."""
+
+    cluster: str
+    traffic: Shape = always
+    """Times the ordinary rhythm."""
+    latency_s: Shape = lambda _: 0.1
+    counter: str = "ollama_fleet_requests_total"
+    earlier_h: Shape = lambda _: 0.0
+    """By how much everything happens earlier."""
+
+    def series(self, n_steps: int) -> Iterator[dict[str, str]]:
+        """Yield what promtool is fed."""
+        dice = random.Random(self.cluster)  # noqa: S311
+        hours = [step * STEP_MIN / 60 for step in range(n_steps + 1)]
+        each = [round(self._rate(hour, dice) * STEP_MIN * 60) for hour in hours]
+        latency = [f"{self.latency_s(hour) * dice.uniform(0.95, 1.05):.4f}" for hour in hours]
+        labels = f'{{{JOB},cluster="{self.cluster}",shard="0"'
+        yield {"series": f'{self.counter}{labels},model="a"}}', "values": _text(accumulate(each))}
+        p99 = f"ollama_fleet_request_latency_p99_seconds{labels}}}"
+        yield {"series": p99, "values": " ".join(latency)}
+
+    def _rate(self, hour: float, dice: random.Random) -> float:
+        noise = dice.uniform(1 - NOISE, 1 + NOISE)
+        return PEAK * rhythm(hour + self.earlier_h(hour)) * self.traffic(hour) * noise
+
+
+def _text(values: Iterator[int]) -> str:
+    return " ".join(map(str, values))
+
+
+def at(hours: float) -> str:
+    """Return a time as promtool reads it."""
+    return f"{round(hours * 60)}m"
+
+
+def said(
+    promtool: Path,
+    folder: Path,
+    fleets: Sequence[Weeks],
+    *,
+    until_h: float,
+    names: Collection[str],
+    firing: Mapping[float, Sequence[tuple[str, str]]],
+    ever: Sequence[tuple[str, str]],
+) -> str:
+    """Return what promtool says of some weeks; empty if exactly the expected alerts fire.
+
+    Args:
+        promtool: The program.
+        folder: Where its files are written.
+        fleets: What happens.
+        until_h: The end, in hours.
+        names: The alerts to look at.
+        firing: Which alerts fire at which hours, as pairs of cluster and alert.
+        ever: Which alerts fire at any time until the end.
+    """
+    query = "group by (cluster, alertname) (%s)"
+    alerts = 'ALERTS{alertstate="firing"}'
+    cases = [(hours, query % alerts, pairs) for hours, pairs in firing.items()]
+    over = f"max_over_time({alerts}[{at(until_h)}])"
+    cases.append((until_h, query % over, ever))
+    test: dict[str, Any] = {
+        "name": "weeks",
+        "interval": f"{STEP_MIN}m",
+        "input_series": [
+            each for fleet in fleets for each in fleet.series(round(until_h * 60 / STEP_MIN))
+        ],
+        "promql_expr_test": [
+            {"expr": expr, "eval_time": at(hours), "exp_samples": _samples(pairs)}
+            for hours, expr, pairs in cases
+        ],
+    }
+    rules = [rule for rule in rules_of(Settings()) if not rule.is_alert or rule.name in names]
+    rest_on = foundations(names, rules)
+    seen = [rule for rule in rules if rule.name in rest_on]
+    document = {"evaluation_interval": f"{STEP_MIN}m", "tests": [test]}
+    result = run(promtool, write(folder, seen, document))
+    return "" if result.returncode == 0 else result.stdout
+
+
+def _samples(pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    return [
+        {"labels": f'{{cluster="{cluster}", alertname="{name}"}}', "value": 1}
+        for cluster, name in pairs
+    ]
