@@ -124,8 +124,8 @@ def fleet_chunks(snapshot: Snapshot) -> Iterator[Chunk]:
         yield _histogram(series, histograms, shard)
     if fleet.canary is not None:
         yield from _canary_chunks(fleet.canary, shard)
-    for series, values in _many(fleet):
-        yield from _many_labelled(series, values, shard)
+    for group in _many(fleet):
+        yield from _many_labelled(group, shard)
 
 
 def _histograms(fleet: Fleet) -> tuple[tuple[Series, Mapping[str, Histogram]], ...]:
@@ -188,14 +188,16 @@ def _few(fleet: Fleet) -> tuple[tuple[Series, Mapping[Any, float]], ...]:
     )
 
 
-def _many(fleet: Fleet) -> tuple[tuple[Series, Mapping[Any, float]], ...]:
-    """Return the series with samples per node; there may be tens of thousands."""
+def _many(fleet: Fleet) -> tuple[tuple[tuple[Series, Mapping[Any, float]], ...], ...]:
+    """Return the series with samples per node, those with the same labels together."""
     return (
-        (catalogue.NODE_INSTANCES, fleet.node_instances),
-        (catalogue.NODE_TOKENS_PER_SECOND, fleet.node_tokens_per_second),
-        (catalogue.NODE_MEASURED_INSTANCES, fleet.node_measured_instances),
-        (catalogue.NODE_PEERS_TOKENS_PER_SECOND, fleet.node_peers_tokens_per_second),
-        (catalogue.NODE_ERRORS, fleet.node_errors),
+        ((catalogue.NODE_INSTANCES, fleet.node_instances),),
+        (
+            (catalogue.NODE_TOKENS_PER_SECOND, fleet.node_tokens_per_second),
+            (catalogue.NODE_MEASURED_INSTANCES, fleet.node_measured_instances),
+            (catalogue.NODE_PEERS_TOKENS_PER_SECOND, fleet.node_peers_tokens_per_second),
+        ),
+        ((catalogue.NODE_ERRORS, fleet.node_errors),),
     )
 
 
@@ -209,15 +211,29 @@ def _labelled(series: Series, values: Mapping[Key, float], shard: str) -> Chunk:
     return _chunk(series, lines)
 
 
-def _many_labelled(series: Series, values: Mapping[Key, float], shard: str) -> Iterator[Chunk]:
-    """Write many samples in chunks; an empty one after each step of sorting."""
+def _many_labelled(
+    group: Sequence[tuple[Series, Mapping[Any, float]]], shard: str
+) -> Iterator[Chunk]:
+    """Write many samples in chunks; an empty one after each step of sorting.
+
+    The first of the series has all keys. There may be tens of thousands, whose labels are as much
+    work as their samples.
+    """
+    (first_series, values), labels = group[0], group[0][0].labels[1:]
     keys, runs = list(values), []
     for first in range(0, len(keys), CHUNK_SAMPLES):
         runs.append(sorted(keys[first : first + CHUNK_SAMPLES]))
-        yield _chunk(series, ())
+        yield _chunk(first_series, ())
     ordered = heapq.merge(*runs)
     while some := list(islice(ordered, CHUNK_SAMPLES)):
-        yield _labelled(series, {key: values[key] for key in some}, shard)
+        labelled = [(key, f'shard="{shard}"{_pairs(labels, key)}') for key in some]
+        for series, values in group:
+            lines = [
+                f"{series.name}{{{text}}} {values[key]!r}\n"
+                for key, text in labelled
+                if key in values
+            ]
+            yield _chunk(series, lines)
 
 
 def _label_values(key: str | tuple[str, ...]) -> tuple[str, ...]:
