@@ -11,7 +11,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
-from exporter.catalogue import INSTANCE_INFO, Kind, Series
+from exporter.catalogue import Kind, Series
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import ABSOLUTE, Level, number
 
@@ -107,15 +107,6 @@ class Scope:
         """
         each = f"max {self.by(*series.labels)} ({self.last(series)})"
         return f"avg {self.by(*labels)} (\n  {each}\n)"
-
-    def with_model(self, expression: str) -> str:
-        """Return an expression on instances with the model of each as a label."""
-        same = self.on("job", "instance", "instance_id")
-        return f"{expression} * {same} group_left (model) {self.raw(INSTANCE_INFO)}"
-
-    def per_instance(self, expression: str, *labels: str) -> str:
-        """Return the maximum over replicas for each instance, by id and further labels."""
-        return f"max {self.by('instance_id', *labels)} ({expression})"
 
 
 def of_size(level: Level, size: str) -> str:

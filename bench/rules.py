@@ -1,13 +1,16 @@
-"""Measure what evaluating all alert rules costs Prometheus at the fleet's size.
+"""Measure what evaluating all alert rules of each profile costs Prometheus at the fleet's size.
 
 In:   a Bench and a RunningExporter over servers that give every figure. Out: sentences.
-The figures are Prometheus' own: how long the last evaluation of each group took.
+The figures are Prometheus' own: how long the last evaluation of each rule took.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import heapq
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,45 +24,77 @@ from bench.ours import RunningExporter
 from bench.scraping import running_prometheus, settings_for
 from provisioning.demo.errors import ProgramError
 
-LIMIT_S = 0.5
+LIMIT_S = 0.2
 N_LOOKS = 5
+N_SLOWEST = 5
+RECORDED = 'count({__name__=~".+:.+:.+"})'
+
+Look = Mapping[tuple[str, str], float]
+"""How long the last evaluation of each rule took, in seconds, by group and rule."""
 
 
 async def measure_rules(
     bench: Bench, fleet: SimulatedFleet, ours: RunningExporter
 ) -> list[Finding]:
-    """Let Prometheus scrape our page and evaluate all rules; tell how long that takes."""
+    """Let Prometheus scrape our page and evaluate the rules of each profile in turn."""
     try:
         binary = await asyncio.to_thread(find, "prometheus", bench.say)
     except ProgramError as error:
         return [f"alert rules: left out: {error}"]
-    bench.say(f"Prometheus evaluates all alert rules: {N_LOOKS + 3} cycles")
-    folder = bench.run_dir / "alerts"
+    return [
+        await _measure(bench, ours, binary, profile=profile) for profile in (None, *config.PROFILES)
+    ]
+
+
+async def _measure(
+    bench: Bench, ours: RunningExporter, binary: Path, *, profile: str | None
+) -> str:
+    name = profile or "default"
+    bench.say(f"Prometheus evaluates the rules of the profile {name}: {N_LOOKS + 3} cycles")
+    folder = bench.run_dir / "alerts" / name
     changes = [f"prometheus.scrape_interval={bench.interval_s}s"]
-    build.write(config.load(changes=changes), folder)
+    build.write(config.load(changes=changes, profile=profile), folder)
     settings = settings_for(bench, ours.address, rule_files=(f"{folder}/rules/*.yml",))
-    async with running_prometheus(bench, binary, settings) as prometheus:
+    async with (
+        running_prometheus(bench, binary, settings) as prometheus,
+        aiohttp.ClientSession(prometheus.url) as session,
+    ):
         # Three scrapes: then rates have something to compute from.
         await asyncio.sleep(3 * bench.interval_s)
-        looks = [await _look(bench, prometheus.url) for _ in range(N_LOOKS)]
-    return [words(looks[-1], [sum(look.values()) for look in looks])]
+        looks = [await _look(bench, session) for _ in range(N_LOOKS)]
+        recorded = await _get(session, "/api/v1/query", query=RECORDED)
+    return words(name, looks, int(recorded["result"][0]["value"][1]))
 
 
-async def _look(bench: Bench, url: str) -> dict[str, float]:
-    """Return how long each group's last evaluation took, in seconds, a cycle later than before."""
+async def _look(bench: Bench, session: aiohttp.ClientSession) -> Look:
+    """Return the times a cycle later than before."""
     await asyncio.sleep(bench.interval_s)
-    async with aiohttp.ClientSession() as session, session.get(f"{url}/api/v1/rules") as answer:
+    told = await _get(session, "/api/v1/rules")
+    rules = [(group["name"], rule) for group in told["groups"] for rule in group["rules"]]
+    look: dict[tuple[str, str], float] = {}
+    for group, rule in rules:
+        key = (group, rule["name"])  # several may have one name
+        look[key] = look.get(key, 0.0) + float(rule["evaluationTime"])
+    return look
+
+
+async def _get(session: aiohttp.ClientSession, path: str, **query: str) -> dict[str, Any]:
+    async with session.get(path, params=query) as answer:
         body: dict[str, Any] = await answer.json()
-    return {group["name"]: float(group["evaluationTime"]) for group in body["data"]["groups"]}
+    data: dict[str, Any] = body["data"]
+    return data
 
 
-def words(last: Mapping[str, float], totals_s: list[float]) -> str:
+def words(profile: str, looks: Sequence[Look], n_recorded: int) -> str:
     """Return the sentence of the findings."""
-    median_s = sorted(totals_s)[len(totals_s) // 2]
-    slowest = max(last, key=lambda name: last[name])
-    verdict = "met" if median_s <= LIMIT_S else "missed"
+    totals_s = [sum(look.values()) for look in looks]
+    median_s = statistics.median(totals_s)
+    times_s = {key: statistics.median(look.get(key, 0.0) for look in looks) for key in looks[-1]}
+    slowest = heapq.nlargest(N_SLOWEST, times_s, key=lambda key: times_s[key])
+    named = ", ".join(f"{rule} {times_s[group, rule] * 1e3:.1f}" for group, rule in slowest)
     return (
-        f"alert rules: all {len(last)} groups together take Prometheus {median_s:.3f} s per "
-        f"evaluation (median of {len(totals_s)}; worst {max(totals_s):.3f} s); the slowest is "
-        f"{slowest} with {last[slowest]:.3f} s. Target of at most {LIMIT_S} s: {verdict}"
+        f"alert rules, profile {profile}: all of them together take Prometheus {median_s:.3f} s "
+        f"per evaluation (median of {len(totals_s)}; worst {max(totals_s):.3f} s) and record "
+        f"{n_recorded:,} series; the slowest, in ms: {named}. Target of at most {LIMIT_S} s: "
+        f"{'met' if median_s <= LIMIT_S else 'missed'}"
     )
