@@ -175,26 +175,46 @@ def fired(
         fleets: What happens.
         names: The alerts to look at; all of them where none are given.
     """
-    series = [each for fleet in fleets for each in fleet.series(play.minutes, play.interval_s)]
-    # Promtool says what it got only where it got something else than it should.
-    asked = {
-        "expr": FIRST,
-        "eval_time": f"{play.minutes}m",
-        "exp_samples": [{"labels": '{nothing="fired"}', "value": 0}],
-    }
+    rules = [*_resting_on(names, rules_of(settings)), _first(play)]
+    return _read(_got(promtool, folder, play, rules, fleets, FIRST, play.minutes))
+
+
+def value_of(
+    promtool: Path, folder: Path, play: Play, settings: Settings, fleet: Fleet, alert: str, at: int
+) -> float:
+    """Return the value that an alert's description gives in a minute."""
+    rules = _resting_on({alert}, rules_of(settings))
+    [expression] = [str(rule.body["expr"]) for rule in rules if rule.name == alert]
+    got = _got(promtool, folder, play, rules, [fleet], expression, at)
+    [(_, value)] = SAMPLE.findall(got)
+    return float(value)
+
+
+def _got(
+    promtool: Path,
+    folder: Path,
+    play: Play,
+    rules: Sequence[Rule],
+    fleets: Sequence[Fleet],
+    expression: str,
+    at: int,
+) -> str:
+    """Return what promtool gets: it says so where it should have got something else."""
+    wrong = {"labels": '{nothing="there"}', "value": 0}
     test = {
         "name": "all scenarios",
         "interval": f"{play.interval_s}s",
-        "input_series": series,
-        "promql_expr_test": [asked],
+        "input_series": [
+            series for fleet in fleets for series in fleet.series(play.minutes, play.interval_s)
+        ],
+        "promql_expr_test": [{"expr": expression, "eval_time": f"{at}m", "exp_samples": [wrong]}],
     }
     document = {"evaluation_interval": f"{play.evaluation_s}s", "tests": [test]}
-    rules = [*_resting_on(names, rules_of(settings)), _first(play)]
     said = run(promtool, write(folder, rules, document)).stdout
     _, is_there, got = said.partition("got:")
     assert is_there, said[-2000:]
     assert "err:" not in said, said[-2000:]
-    return _read(got)
+    return got
 
 
 def _first(play: Play) -> Rule:

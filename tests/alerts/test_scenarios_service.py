@@ -10,12 +10,14 @@ import pytest
 from alerts import config
 from exporter.peers import NodeKey, peers_speeds
 from tests.alerts.fleets import (
+    FLEET_P99,
     GENERATED,
     GONE,
     MEASURED,
     SPEED,
     Fleet,
     Steps,
+    requests,
 )
 from tests.alerts.plays import Play, Scenario, played
 
@@ -63,6 +65,69 @@ def _nodes(
 
 
 SCENARIOS = [
+    Scenario(
+        "10% with histograms at 80 ms, 90% with their own p99 at 400 ms",
+        [Fleet(listed=[(1, 10_000)], latency_s=OWN_400_MS, counters=requests([(1, 9000)], 0.08))],
+        pages={LATENCY: 15},
+    ),
+    Scenario(
+        "one histogram server among 10,000, the others' p99 at 400 ms",
+        [Fleet(listed=[(1, 10_000)], latency_s=OWN_400_MS, counters=requests([(1, 60)], 0.08))],
+        pages={LATENCY: 15},
+    ),
+    Scenario(
+        "90 of 10,000 at 30 s",
+        [
+            Fleet(
+                listed=[(1, 10_000)],
+                gauges={FLEET_P99.format("0.999"): HOURS.since(30, otherwise=0.1)},
+            )
+        ],
+        tickets={"OllamaFleetLatencyOutliers": 15},
+    ),
+    Scenario(
+        "20 instances, 15 requests a minute, each 3 s",
+        [Fleet(listed=[(1, 20)], latency_s=GONE, counters=requests([(1, 15)], 3))],
+        tickets={"OllamaFleetLatencyHighLowTraffic": 120},
+        may={"OllamaModelLatencyP99High a"},
+        is_from_start=True,
+    ),
+    Scenario(
+        "every request fails for three minutes",
+        [
+            Fleet(
+                listed=[(1, 200)],
+                counters=requests([(1, 1000)], 0.08, failing=HOURS.since(1000, 3)),
+            )
+        ],
+        pages={REQUESTS: 4},
+    ),
+    Scenario(
+        "a model with 1% of the requests fails all of them",
+        [
+            Fleet(
+                listed=[(1, 200)],
+                counters={
+                    **requests([(1, 9900)], 0.08),
+                    **requests([(1, 100)], 0.08, failing=HOURS.since(100), model="b"),
+                },
+            )
+        ],
+        tickets={"OllamaModelRequestsFailing b": 30},
+    ),
+    Scenario(
+        "60% stop telling their speed and the rest is at 10 tokens/s",
+        [
+            Fleet(
+                listed=[(1, 100)],
+                gauges={
+                    SPEED: HOURS.since(400, otherwise=10_000),
+                    MEASURED: HOURS.since(40, otherwise=100),
+                },
+            )
+        ],
+        pages={THROUGHPUT: 15},
+    ),
     Scenario(
         "idle at night, speed 0",
         [
