@@ -76,6 +76,13 @@ class Plan:
     fleet_options: tuple[str, ...] = ()
     """Further ones of `ollama-fleet simulate`, and of the exporter."""
     exporter_options: tuple[str, ...] = ()
+    profile: str = ""
+    """Of the alerts' settings; the defaults where empty."""
+
+    @property
+    def alert_options(self) -> tuple[str, ...]:
+        """Return the options that name the profile."""
+        return (f"--profile={self.profile}",) if self.profile else ()
 
     @property
     def inventory(self) -> Path:
@@ -103,14 +110,15 @@ def prepare(plan: Plan, *, routing: Mapping[str, Any]) -> Rules:
     """Build the rules and write all configuration; return the rules as they are told."""
     run_dir = plan.run_dir
     config = run_dir.path / "alerts.yml"
-    shipped = json.loads(_output("alerts", "list", "--json"))
+    profile = plan.alert_options
+    shipped = json.loads(_output("alerts", "list", "--json", *profile))
     config.write_text(yaml.safe_dump(paces.settings(plan.pace, shipped, routing=routing)))
-    option = f"--config-file={config}"
+    options = (*profile, f"--config-file={config}")
     observers.build_alerts(
-        processes.our_command("alerts", "build", f"--output-dir={run_dir.alerts}", option)
+        processes.our_command("alerts", "build", f"--output-dir={run_dir.alerts}", *options)
     )
     run_dir.prometheus_config.write_text(_prometheus_config(plan))
-    told: Rules = json.loads(_output("alerts", "list", "--json", option))
+    told: Rules = json.loads(_output("alerts", "list", "--json", *options))
     return told
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from bench.live.judgement import Arrived, judge, unclosed
 from bench.live.lab import WATCHDOG, Lab
 from bench.live.messages import Notification, To
-from bench.live.scenarios import Scenario
+from bench.live.scenarios import Deed, Scenario
 
 LOOK_S = 0.25
 SETTLES_WITHIN_S = 90.0
@@ -136,6 +136,17 @@ async def play(lab: Lab, scenario: Scenario, *, say: Say) -> Result:
         arrived=arrived,
         complaints=(*judge(scenario, arrived, n_instances=lab.plan.n_instances), *left),
     )
+
+
+async def watch_broken(lab: Lab, fault: Deed, *, least_s: float) -> list[str]:
+    """Break what nobody must be woken for, and watch the pager for a while; return its pages."""
+    broken_s = time.time()
+    await fault(lab)
+    await asyncio.sleep(least_s)
+    pages = [str(page) for page in _arrived(lab, broken_s).pages]
+    pages += await loud(lab)
+    await lab.heal_fleet()
+    return pages
 
 
 def _arrived(lab: Lab, since_s: float) -> Arrived:
