@@ -254,7 +254,7 @@ RULES = (
 
 def mutes(source: Mapping[str, str], target: Mapping[str, str]) -> bool:
     """Return whether an alert with these labels mutes another of its cluster while it fires."""
-    return source != target and any(
+    return any(
         _match(rule.sources, source)
         and _match(rule.targets, target)
         and all(source.get(label) == target.get(label) for label in rule.equal)

@@ -121,7 +121,8 @@ def _cost(result: Result) -> str:
 def backtested(found: Sequence[Backtested], *, since_s: float, now_s: float) -> str:
     """Return the notifications of a week, a line for each alert that fired, and what is unknown."""
     step = duration_text(Span.until(now_s, since_s).step_s)
-    head = f"{duration_text(since_s)} of history, a point each {step}: {_weekly(found)}"
+    longest_s = max((one.history_s for one in found), default=0.0) // 3600 * 3600
+    head = f"{duration_text(longest_s)} of history, a point each {step}: {_weekly(found)}"
     sections = (
         *_fired(found),
         ("CANNOT BE JUDGED", _unjudged(found)),
