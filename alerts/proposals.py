@@ -41,6 +41,8 @@ class History:
     moves_both_ways: bool
     is_share: bool
     """Whether the threshold must stay below 1."""
+    is_seasonal: bool = False
+    """Whether the values are about the same hour of other weeks, and so know of no trend."""
     absent: str
     """Why there may be no points."""
     text: Callable[[float], str]
@@ -168,7 +170,7 @@ def _fits(normal: Sequence[Point], history: History) -> bool:
 def _trend(points: Sequence[Point], history: History) -> tuple[float, float] | None:
     """Return the medians of the first and the last week, where the last is worse by far."""
     first_s, last_s = points[0][0], points[-1][0]
-    if last_s - first_s < 2 * TREND_S - DAY_S / 2:
+    if history.is_seasonal or last_s - first_s < 2 * TREND_S - DAY_S / 2:
         return None
     before = _median([value for at_s, value in points if at_s < first_s + TREND_S])
     now = _median([value for at_s, value in points if at_s > last_s - TREND_S])

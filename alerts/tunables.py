@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from alerts import rulebook
 from alerts.explain import value_of
+from alerts.groups import baseline
 from alerts.model import Alert
-from alerts.names import EXPECTED, INVENTORY, LOADED
+from alerts.names import EXPECTED, INVENTORY, LATENCY_BASELINE, LOADED
 from alerts.settings import Settings, Thresholds
 from exporter import catalogue
 from exporter.catalogue import Series
@@ -19,6 +20,7 @@ SAMPLES_OF_HOLD = 5
 """How often a condition is looked at within an alert's `for`."""
 NOT_RECORDED = "the exporter or the rules do not report it"
 NO_MODELS = "no server reports which models are in memory"
+NO_BASELINE = "there are no two weeks before to compare with, or servers report no requests"
 NO_CANARIES = "canaries are off: the exporter's --canary.period turns them on"
 
 
@@ -39,6 +41,10 @@ class Tunable:
 
     The others say what users can bear; only a fleet that is normally beyond them needs another.
     """
+    is_seasonal: bool = False
+    """Whether the same hour of the last weeks is compared, so that a trend shows in the alert."""
+    where: str = ""
+    """What the alert demands besides the comparison, so that other times say nothing."""
     needs: Series | None = None
     """What must be there, or a count of 0 says nothing."""
     absent: str = NOT_RECORDED
@@ -100,7 +106,11 @@ class Tunable:
             value += f" / {(is_level and settings.fixed_size) or self.size}"
         if self.needs:
             value += f" and {settings.scope.on()} {settings.scope.raw(self.needs)}"
-        return f"1 - ({value})" if self.judges_rest else value
+        if self.where:
+            value += f" and {settings.scope.on()} {self.where}"
+        if self.judges_rest:
+            return f"1 - ({value})"
+        return f"({value}) - 1" if self.is_seasonal else value
 
 
 def firing_query(alert: Alert, *labels: str) -> str:
@@ -192,6 +202,14 @@ TUNABLES = (
     Tunable(
         "stalled_share", "OllamaFleetManyCanariesStalled", EXPECTED,
         needs=catalogue.FLEET_CANARY_RESULTS, absent=NO_CANARIES,
+    ),
+    Tunable(
+        "traffic_lost", "OllamaFleetTrafficLost", judges_rest=True, sets_rest=True,
+        is_seasonal=True, where=baseline.WAS_NORMAL, absent=NO_BASELINE,
+    ),
+    Tunable(
+        "latency_rise", "OllamaFleetLatencyRising", LATENCY_BASELINE,
+        is_seasonal=True, absent=NO_BASELINE,
     ),
     Tunable("metrics_failures", "OllamaFleetTelemetryPartial"),
 )  # fmt: skip

@@ -74,6 +74,7 @@ async def _tuned(past: Archive, tunable: Tunable, settings: Settings) -> Tuned |
             is_floor=tunable.is_floor(alert),
             moves_both_ways=tunable.moves_both_ways,
             is_share=tunable.is_share,
+            is_seasonal=tunable.is_seasonal,
             absent=tunable.absent,
             text=tunable.text,
         )

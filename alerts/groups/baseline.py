@@ -34,6 +34,7 @@ BUSY = 0.5
 NORMAL = 0.8
 """From this share of the baseline on, traffic was normal for the day: it is no holiday."""
 NORMAL_WITHIN = "6h"
+WAS_NORMAL = f"(max_over_time({TRAFFIC_RATIO}[{NORMAL_WITHIN}]) >= {NORMAL})"
 RATE_S = 300
 TOKENS_PER_REQUEST = 100
 """For the least traffic that is judged, where only tokens are counted."""

@@ -14,6 +14,7 @@ import yaml
 from provisioning.demo.processes import Children, ChildSpec
 from tests.ports import free_port
 
+DATA = "data"
 Past = Iterable[tuple[str, Mapping[int, float]]]
 """Series, each with its values by time."""
 
@@ -31,14 +32,21 @@ async def prometheus_with(
     past: Past, folder: Path, programs: Programs, *, rule_files: str = ""
 ) -> AsyncIterator[str]:
     """Run a Prometheus with a past; give its address."""
-    data, configuration = folder / "data", folder / "prometheus.yml"
-    await asyncio.to_thread(_write, past, folder / "past.txt", data, programs.promtool)
+    await asyncio.to_thread(_write, past, folder, programs.promtool)
+    async with running(folder, programs, rule_files=rule_files) as url:
+        yield url
+
+
+@asynccontextmanager
+async def running(folder: Path, programs: Programs, *, rule_files: str = "") -> AsyncIterator[str]:
+    """Run a Prometheus on what a folder holds; give its address."""
+    configuration = folder / "prometheus.yml"
     configuration.write_text(yaml.safe_dump({"rule_files": [rule_files]} if rule_files else {}))
     address = f"127.0.0.1:{free_port()}"
     command = (
         str(programs.prometheus),
         f"--config.file={configuration}",
-        f"--storage.tsdb.path={data}",
+        f"--storage.tsdb.path={folder / DATA}",
         "--storage.tsdb.retention.time=60d",
         f"--web.listen-address={address}",
         "--log.level=warn",
@@ -48,11 +56,14 @@ async def prometheus_with(
         yield f"http://{address}"
 
 
-def _write(past: Past, source: Path, data: Path, promtool: Path) -> None:
+def _write(past: Past, folder: Path, promtool: Path) -> None:
+    source = folder / "past.txt"
     with source.open("w") as file:
         for series, values in past:
             file.writelines(f"{series} {value} {at_s}\n" for at_s, value in values.items())
         file.write("# EOF\n")
     # By itself it makes a block of every two hours, which takes a minute.
     command = [promtool, "tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=672h"]
-    subprocess.run([*map(str, (*command, source, data))], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*map(str, (*command, source, folder / DATA))], check=True, stdout=subprocess.DEVNULL
+    )
