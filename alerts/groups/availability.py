@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from alerts.annotations import VALUE, count, most
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
     CONDITIONS,
@@ -12,6 +13,7 @@ from alerts.names import (
     INVENTORY,
     MODEL_INSTANCES,
     MODEL_INVENTORY,
+    NODE_INSTANCES,
     STUCK,
 )
 from alerts.promql import joined, of_size
@@ -62,6 +64,22 @@ def failing_statuses(settings: Settings) -> str:
     """Return the matcher of instances that should serve and do not."""
     gone = "" if settings.fleet.comes_and_goes else "|unreachable"
     return f'status=~"unhealthy{gone}|loading|unknown"'
+
+
+def failing_nodes(settings: Settings) -> str:
+    """Return the sentence of an annotation on the nodes where most instances fail."""
+    scope = settings.scope
+    gone = f'{NODE_INSTANCES}{{node!="", {failing_statuses(settings)}}}'
+    failing = f"sum {scope.by('node')} ({gone})"
+    return most(scope, "node", failing, all_of=NODE_INSTANCES)
+
+
+def failing_models(settings: Settings) -> str:
+    """Return the sentence of an annotation on the models of which most instances fail."""
+    scope = settings.scope
+    gone = f'{MODEL_INSTANCES}{{model!="", {failing_statuses(settings)}}}'
+    failing = f"sum {scope.by('model')} ({gone})"
+    return most(scope, "model", failing, all_of=MODEL_INSTANCES)
 
 
 def with_condition(settings: Settings, condition: Condition) -> str:
@@ -127,13 +145,15 @@ def _drained(settings: Settings) -> str:
 
 def _healthy_low(settings: Settings) -> Alert:
     scope, floor = settings.scope, healthy_floor(settings)
-    healthy, those = f"sum {scope.by()} ({HEALTHY})", "are healthy"
+    healthy, those, out_of = f"sum {scope.by()} ({HEALTHY})", "healthy", EXPECTED
+    share = ""
     if is_share := EXPECTED in floor:
+        share = f" ({settings.thresholds.healthy_instances})"
         low = _low_share(settings, healthy, floor)
     else:
         # Against a fixed number, what is out of service on purpose must count as being there.
         low = joined(f"{healthy} + ({INVENTORY} - {EXPECTED})", f"< {floor}")
-        those = "are healthy or out of service on purpose"
+        those, out_of = "healthy or out of service on purpose", INVENTORY
     return Alert(
         name="OllamaFleetHealthyInstancesLow",
         settings=(
@@ -147,9 +167,10 @@ def _healthy_low(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="Too few instances are healthy.",
         description=(
-            f"Only {{{{ $value }}}} instances {those}, below the floor of "
-            f"{settings.thresholds.healthy_instances}; instances being drained or provisioned do "
-            "not count. Requests pile up on the remaining instances."
+            f"{VALUE}{count(scope, out_of, before=' of ')} instances {those}, floor "
+            f"{count(scope, floor)}{share}."
+            f"{failing_nodes(settings)}{failing_models(settings)} Requests pile up on the others. "
+            "First: see whether those that fail share a rack, a switch, a model or a rollout."
         ),
     )
 
@@ -205,9 +226,10 @@ def _model_unavailable(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="No instance of a model is healthy.",
         description=(
-            "{{ $labels.model }} is served by {{ $value }} healthy instances; all that the "
-            "inventory lists fail. Every request for this model fails, even if the fleet's count "
-            "looks good."
+            f"{VALUE}{count(scope, MODEL_INVENTORY, 'model', before=' of ')} instances of "
+            "{{ $labels.model }} are healthy. Every request for this model fails, even if the "
+            "fleet's count looks good. First: look at the log of one of them, and at what was "
+            "rolled out last."
         ),
         dashboard=Dashboard.MODELS,
         dashboard_query="var-model={{ $labels.model | urlquery }}",

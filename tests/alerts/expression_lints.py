@@ -8,6 +8,7 @@ is told here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ OF_GAUGES = frozenset({"delta", "idelta", "deriv", "predict_linear"})
 FRAGILE = frozenset({"topk", "bottomk", "limitk", "limit_ratio"})
 """Their series come and go from one evaluation to the next; an alert's `for` would never end."""
 ABSENT = frozenset({"absent", "absent_over_time"})
+QUERY, QUOTED = re.compile(r"\bquery \(printf `([^`]*)`"), re.compile(r"%\[\d\]q")
+"""What an annotation asks, and where it puts the alert's labels."""
 CLOSED: Mapping[str, frozenset[str]] = {
     "status": frozenset(map(str, Status)),
     "request": frozenset(map(str, Request)),
@@ -250,7 +253,21 @@ def template_labels(groups: Sequence[Group], settings: Settings) -> Iterator[str
                 yield f"{alert.name}: tells its label {label}, which it has not"
 
 
+def asked(groups: Sequence[Group], settings: Settings) -> Iterator[str]:
+    """Find texts that ask for what nobody records, or for another cluster's: `query (printf …)`."""
+    recorded = known(groups, settings).recordings
+    cluster = settings.prometheus.cluster_label
+    for alert in alerts(groups):
+        for query in QUERY.findall(alert.description):
+            for selector in tree.selectors(QUOTED.sub('"x"', query).replace("%%", "%")):
+                if selector.name not in recorded:
+                    yield f"{alert.name}: its text asks for {selector.name}, which nobody records"
+                if cluster not in {one.name for one in tree.matchers(selector)}:
+                    yield f"{alert.name}: its text asks for {selector.name} of every {cluster}"
+
+
 LINTS: tuple[Lint, ...] = (
     known_series, order, jobs, matched_labels, matched_values, grouped_labels, joined_labels,
     clusters, joins, counters, ranges, fragile, filters, absences, offsets, pages, template_labels,
+    asked,
 )  # fmt: skip

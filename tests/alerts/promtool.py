@@ -61,9 +61,15 @@ class Rule:
         return "alert" in self.body
 
     @property
-    def mentioned(self) -> frozenset[str]:
+    def read(self) -> frozenset[str]:
         """Return every name in the expression: series, functions, labels."""
         return frozenset(NAME.findall(self.body["expr"]))
+
+    @property
+    def mentioned(self) -> frozenset[str]:
+        """Return the same, and every name in what its text asks for."""
+        asked = self.body.get("annotations", {}).get("description", "")
+        return self.read.union(NAME.findall(asked))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

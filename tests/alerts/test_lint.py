@@ -143,6 +143,11 @@ CAUGHT: tuple[tuple[Lint, Recording | Alert, str], ...] = (
         alert("max by (cluster) (up) == 0", dashboard_query="var-node={{ $labels.node }}"),
         "its label node",
     ),
+    (
+        expression_lints.asked,
+        alert(description="{{ query (printf `fleet:typo:sum{cluster=%[1]q}`) }}"),
+        "asks for fleet:typo:sum, which nobody records",
+    ),
 )
 """A lint, a rule with the one fault that it is for, and what it says of it."""
 

@@ -77,7 +77,7 @@ def test_rules_rest_on_rules_before_them_only() -> None:
     recorded = {rule.name for rule in RULES}
     before: set[str] = set()
     for rule in RULES:
-        assert (rule.mentioned & recorded) - {rule.name} <= before, rule.name
+        assert (rule.read & recorded) - {rule.name} <= before, rule.name
         before.add(rule.name)
 
 

@@ -8,6 +8,7 @@ lists.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -28,8 +29,10 @@ ALIKE = (
     "OllamaFleetScrapeNearTimeout",
     pytest.param("OllamaProvisionerManyLeaders", marks=pytest.mark.nightly),
     "Watchdog",
+    "scenarios/texts",
 )
-"""Alerts whose promtool tests are run: on absence, on a value, on a sum, and one that always fires.
+"""Alerts whose promtool tests are run: on absence, on a value, on a sum, one that always fires, and
+one whose text asks for other series.
 """
 SOONER = (("1h6m45s", "1h6m30s"), ("1h7m", "1h6m45s"), ("1h2m45s", "1h2m30s"), ("1h3m", "1h2m45s"))
 """When OllamaFleetExporterDown forgets a target, an hour after its last sample: there and here.
@@ -113,8 +116,8 @@ def _translated(name: str, folder: Path) -> Path:
     text = text.replace("promql_expr_test", "metricsql_expr_test")
     for there, here in SOONER:
         text = text.replace(f"eval_time: {there}", f"eval_time: {here}")
-    translated = folder / f"{name}.yml"
-    translated.write_text(text.replace("../../../alerts/rules", str(RULES)))
+    translated = folder / f"{Path(name).name}.yml"
+    translated.write_text(re.sub(r"(\.\./)+alerts/rules", str(RULES), text))
     return translated
 
 
