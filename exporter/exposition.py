@@ -171,7 +171,7 @@ def _few(fleet: Fleet) -> tuple[tuple[Series, Mapping[Any, float]], ...]:
         (catalogue.FLEET_REQUEST_ERRORS, fleet.request_errors),
         (catalogue.FLEET_REQUESTS_QUEUED, fleet.requests_queued),
         (catalogue.FLEET_ENGINE_INSTANCES, fleet.engine_instances),
-        (catalogue.FLEET_INSTANCE_REQUEST_LATENCY_P99, fleet.instance_latencies_s),
+        (catalogue.FLEET_INSTANCE_REQUEST_LATENCY_P99, fleet.spreads.latency_p99_s),
         (catalogue.FLEET_INSTANCE_CONDITIONS, fleet.conditions),
         (catalogue.FLEET_MODEL_LOADS, fleet.model_loads),
         (catalogue.FLEET_MODEL_UNLOADS, fleet.model_unloads),
@@ -182,9 +182,9 @@ def _few(fleet: Fleet) -> tuple[tuple[Series, Mapping[Any, float]], ...]:
         (catalogue.MODEL_EXPIRING_INSTANCES, fleet.models.expiring_instances),
         (catalogue.MODEL_LOADED_BYTES, fleet.models.loaded_bytes),
         (catalogue.MODEL_VRAM_BYTES, fleet.models.vram_bytes),
-        (catalogue.MODEL_INSTANCE_TOKENS_PER_SECOND, fleet.model_speeds),
-        (catalogue.MODEL_INSTANCE_REQUEST_LATENCY_P99, fleet.model_latencies_s),
-        (catalogue.MODEL_INSTANCE_KV_CACHE_USAGE, fleet.model_kv_cache_ratios),
+        (catalogue.MODEL_INSTANCE_TOKENS_PER_SECOND, fleet.spreads.model_tokens_per_second),
+        (catalogue.MODEL_INSTANCE_REQUEST_LATENCY_P99, fleet.spreads.model_latency_p99_s),
+        (catalogue.MODEL_INSTANCE_KV_CACHE_USAGE, fleet.spreads.model_kv_cache_ratio),
     )
 
 

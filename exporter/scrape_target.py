@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from exporter.conditions import FLAPS, conditions_of
 from exporter.connection import Deadlines
 from exporter.counters import MAX_MODELS, NO_DELTA, CounterState, Delta, rebase, update
 from exporter.engines import auto
 from exporter.engines.base import HEALTH, drop_implausible, mark_implausible
 from exporter.instance_client import InstanceClient
 from exporter.model import NO_VALUES, Outcome, Reading, State, Target, Values, Verdict
-from exporter.snapshot import FLAPS, Row, conditions_of, info_label_text, label_text
+from exporter.snapshot import Row, info_label_text, label_text
 from exporter.status import StatusHistory, Transient, is_up, polled_status, status_of
 from ollama_fleet import keep_alive
 

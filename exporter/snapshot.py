@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from exporter.conditions import is_on_cpu
 from exporter.counters import MAX_MODELS, OTHER, CounterState, bounded, speed_now
 from exporter.model import (
-    MAX_LOADED,
     CanaryState,
     Condition,
     LoadedModel,
-    Outcome,
     Reading,
-    State,
     Status,
     Target,
 )
@@ -24,7 +22,7 @@ from exporter.peers import NodeKey, peers_speeds
 from exporter.status import is_within
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from exporter.canary_counters import CanaryTotals
     from exporter.counters import FleetCounters
@@ -82,6 +80,18 @@ class ModelTotals:
 
 
 @dataclass(frozen=True, slots=True)
+class Spreads:
+    """Quantiles over the healthy instances that report a figure."""
+
+    latency_p99_s: Mapping[str, float]
+    """By quantile."""
+    model_latency_p99_s: Mapping[tuple[str, str], float]
+    """By (model, quantile), like the next two."""
+    model_tokens_per_second: Mapping[tuple[str, str], float]
+    model_kv_cache_ratio: Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
     """The aggregates. Speeds are in tokens/s and count healthy instances only."""
 
@@ -117,12 +127,7 @@ class Fleet:
     """By model, of those whose instances report it."""
     engine_instances: Mapping[tuple[str, str], int]
     """By (engine, version)."""
-    instance_latencies_s: Mapping[str, float]
-    """By quantile, over the healthy instances."""
-    model_speeds: Mapping[tuple[str, str], float]
-    """By (model, quantile), over the healthy instances, like the next two."""
-    model_latencies_s: Mapping[tuple[str, str], float]
-    model_kv_cache_ratios: Mapping[tuple[str, str], float]
+    spreads: Spreads
     conditions: Mapping[Condition, int]
     models: ModelTotals
     model_loads: Mapping[str, float]
@@ -142,86 +147,6 @@ class Snapshot:
     taken_at_s: float
     shard: str = "0"
     """The part of the fleet that these instances are."""
-
-
-FLAPS = 4
-FLAPPING_S = 900.0
-"""An instance is flapping if its polls change between good and bad more than FLAPS times in this
-time, whatever its status."""
-KV_CACHE_FULL_RATIO = 0.95
-NOT_SERVING_S = 600.0
-"""How long an instance may have a queue and generate no token."""
-
-
-def conditions_of(
-    target: Target,
-    reading: Reading | None,
-    counters: CounterState,
-    canary: CanaryState | None = None,
-    *,
-    models_on_gpu: Collection[str] = (),
-    turns_s: Sequence[float] = (),
-) -> tuple[Condition, ...]:
-    """Return the conditions of an instance: flapping, others if it runs and its last poll was good.
-
-    A model that is not among `models_on_gpu` is meant to run on the CPU. `turns_s` are the times
-    at which its polls changed between good and bad, in seconds since 1970 UTC.
-    """
-    if reading is None:
-        return ()
-    flapping: tuple[Condition, ...] = ()
-    if turns_s and _is_flapping(turns_s, reading.polled_at_s):
-        flapping = (Condition.FLAPPING,)
-    if target.state is not State.RUNNING or reading.verdict.outcome is not Outcome.OK:
-        return flapping
-    conditions = _conditions_of_healthy(target, reading, counters, models_on_gpu)
-    if canary and canary.n_stalled:
-        conditions = (*conditions, Condition.STALLED)
-    return (*conditions, *flapping) if flapping else conditions
-
-
-def _is_flapping(turns_s: Sequence[float], now_s: float) -> bool:
-    return len(turns_s) > FLAPS and now_s - turns_s[-FLAPS - 1] <= FLAPPING_S
-
-
-def _conditions_of_healthy(
-    target: Target, reading: Reading, counters: CounterState, models_on_gpu: Collection[str]
-) -> tuple[Condition, ...]:
-    values = reading.verdict.values
-    conditions: tuple[Condition, ...] = ()
-    if values.loaded is not None:
-        loaded = [model.name for model in values.loaded]
-        conditions = _missing(target.model, loaded, counters.installed)
-        if any(_has_left_gpu(model, models_on_gpu) for model in values.loaded):
-            conditions = (*conditions, Condition.ON_CPU)
-    # Its queue is asked first: few have one.
-    if values.requests_queued and reading.polled_at_s - counters.served_at_s >= NOT_SERVING_S:
-        conditions = (*conditions, Condition.NOT_SERVING)
-    if (values.kv_cache_usage_ratio or 0.0) >= KV_CACHE_FULL_RATIO:
-        conditions = (*conditions, Condition.KV_CACHE_FULL)
-    return conditions
-
-
-def _has_left_gpu(model: LoadedModel, models_on_gpu: Collection[str]) -> bool:
-    return is_on_cpu(model) and (bool(model.vram_bytes) or model.name in models_on_gpu)
-
-
-def _missing(
-    listed: str, loaded: Collection[str], installed: Collection[str] | None
-) -> tuple[Condition, ...]:
-    if not listed:
-        return () if loaded else (Condition.NOTHING_LOADED,)
-    if listed in loaded or len(loaded) >= MAX_LOADED:  # then it may be among those cut off
-        return ()
-    if installed is None or listed in installed:
-        return (Condition.MODEL_NOT_LOADED,)
-    return (Condition.MODEL_NOT_LOADED, Condition.MODEL_NOT_INSTALLED)
-
-
-def is_on_cpu(model: LoadedModel) -> bool:
-    """Return whether a model is known to be partly or wholly outside GPU memory."""
-    size_bytes, vram_bytes = model.size_bytes, model.vram_bytes
-    return size_bytes is not None and vram_bytes is not None and vram_bytes < size_bytes
 
 
 def label_text(target: Target) -> str:
@@ -266,45 +191,15 @@ class ModelUse:
             self.n_on_cpu += is_on_cpu(model)
 
 
-class Samples:
-    """One figure of many instances, by model."""
-
-    __slots__ = ("_by_model",)
-
-    def __init__(self) -> None:
-        self._by_model: dict[str, list[float]] = {}
-
-    def add(self, model: str, value: float) -> None:
-        """Take in an instance's figure."""
-        known = self._by_model.get(model)
-        if known is None:
-            self._by_model[model] = [value]
-        else:
-            known.append(value)
-
-    def quantiles(self, qs: Sequence[float]) -> dict[str, float]:
-        """Return quantiles over all instances, by their label values."""
-        values = sorted(value for some in self._by_model.values() for value in some)
-        return {repr(q): _interpolated(values, q) for q in qs} if values else {}
-
-    def quantiles_by_model(
-        self, qs: Sequence[float], names: Mapping[str, str]
-    ) -> dict[tuple[str, str], float]:
-        """Return quantiles by the names that models are counted under, and label values."""
-        return _quantiles(((names[model], some) for model, some in self._by_model.items()), qs)
-
-
 def _quantiles(
     samples: Iterable[tuple[str, Sequence[float]]], qs: Sequence[float]
 ) -> dict[tuple[str, str], float]:
     """Return quantiles of the samples that have the same name, by name and label value."""
-    merged: dict[str, list[float]] = {}
+    by_name: dict[str, list[float]] = {}
     for name, some in samples:
-        merged.setdefault(name, []).extend(some)
-    ordered = {name: sorted(values) for name, values in merged.items()}
-    return {
-        (name, repr(q)): _interpolated(values, q) for name, values in ordered.items() for q in qs
-    }
+        by_name.setdefault(name, []).extend(some)
+    ordered = {name: sorted(some) for name, some in by_name.items()}
+    return {(name, repr(q)): _interpolated(some, q) for name, some in ordered.items() for q in qs}
 
 
 class Aggregation:
@@ -319,18 +214,19 @@ class Aggregation:
         self._n_recently_failed = 0
         self._n_transient = 0
         self._node_instances: Counter[tuple[str, Status]] = Counter()
-        self._model_instances: Counter[tuple[str, Status]] = Counter()
+        self._kinds: Counter[tuple[str, Status, str, str]] = Counter()
+        """Number of instances by model, status, engine and version."""
         self._node_speeds: dict[tuple[str, str, str], list[float]] = {}
         """Speeds of the healthy instances with a known speed, by (node, model, engine)."""
         self._hardware: dict[str, str] = {}
         """By node, as far as the inventory says."""
         self._latencies_s: list[float] = []
-        """Of instances that do not report a histogram."""
-        self._all_latencies_s = Samples()
-        self._kv_cache_ratios = Samples()
-        self._queued: dict[str, float] = {}
-        self._versions: Counter[tuple[str, str]] = Counter()
-        """By (engine, version)."""
+        """p99 of the healthy instances that report it and no histogram."""
+        self._all_latencies_s: defaultdict[str, list[float]] = defaultdict(list)
+        """By model, of the healthy instances, like the next one."""
+        self._kv_cache_ratios: defaultdict[str, list[float]] = defaultdict(list)
+        self._queued: defaultdict[str, float] = defaultdict(float)
+        """By model, of all instances."""
         self._conditions: Counter[Condition] = Counter()
         self._models: dict[str, ModelUse] = {}
         """By name: the models that are loaded, and those that the inventory lists."""
@@ -340,14 +236,22 @@ class Aggregation:
     def add(self, rows: Sequence[Row]) -> None:
         """Take in some rows; about 1 µs each."""
         self._node_instances.update([(row.target.node, row.status) for row in rows])
-        self._model_instances.update([(row.counters.model, row.status) for row in rows])
+        self._kinds.update(
+            [
+                (
+                    row.counters.model,
+                    row.status,
+                    row.target.engine if row.reading is None else row.reading.engine,
+                    row.counters.version,
+                )
+                for row in rows
+            ]
+        )
         self._add_failing([row.failing_since_s for row in rows if row.failing_since_s is not None])
         self._n_transient += sum([row.is_transient for row in rows])
         healthy = [row for row in rows if row.status is Status.HEALTHY]
         self._add_speeds(healthy)
-        self._add_values(healthy)
-        self._add_queues(rows)
-        self._versions.update([(_engine(row), row.counters.version) for row in rows])
+        self._add_values(rows)
         self._conditions.update([condition for row in rows for condition in row.conditions])
         self._add_models([row for row in rows if row.counters.loaded is not None and row.is_up])
 
@@ -367,29 +271,23 @@ class Aggregation:
                 use.add(model)
         self._installed.update([row.counters.installed or () for row in rows])
 
-    def _add_values(self, healthy: Sequence[Row]) -> None:
-        """Take in what healthy instances report of themselves."""
-        latencies, kv_cache = self._all_latencies_s, self._kv_cache_ratios
-        for row in healthy:
-            if row.reading is None:
-                continue
-            values = row.reading.verdict.values
-            if values.latency_p99_s is not None:
-                latencies.add(row.counters.model, values.latency_p99_s)
-                if values.request_duration is None:
-                    self._latencies_s.append(values.latency_p99_s)
-            if values.kv_cache_usage_ratio is not None:
-                kv_cache.add(row.counters.model, values.kv_cache_usage_ratio)
-
-    def _add_queues(self, rows: Sequence[Row]) -> None:
-        totals = self._queued
+    def _add_values(self, rows: Sequence[Row]) -> None:
+        """Take in what instances report of themselves."""
+        latencies, kv_cache, queued = self._all_latencies_s, self._kv_cache_ratios, self._queued
         for row in rows:
             if row.reading is None:
                 continue
-            queued = row.reading.verdict.values.requests_queued
-            if queued is not None:
-                model = row.counters.model
-                totals[model] = totals.get(model, 0.0) + queued
+            values = row.reading.verdict.values
+            if values.requests_queued is not None:
+                queued[row.counters.model] += values.requests_queued
+            if row.status is not Status.HEALTHY:
+                continue
+            if values.latency_p99_s is not None:
+                latencies[row.counters.model].append(values.latency_p99_s)
+                if values.request_duration is None:
+                    self._latencies_s.append(values.latency_p99_s)
+            if values.kv_cache_usage_ratio is not None:
+                kv_cache[row.counters.model].append(values.kv_cache_usage_ratio)
 
     def _add_speeds(self, healthy: Sequence[Row]) -> None:
         speeds = self._node_speeds
@@ -410,7 +308,8 @@ class Aggregation:
 
     def finish(self, fleet_counters: FleetCounters) -> Fleet:
         """Return the aggregates over the rows, with the fleet's counters as they are now."""
-        counts = self._model_instances.items()
+        kinds = self._kinds.items()
+        counts = _totals(((model, status), n) for (model, status, _, _), n in kinds).items()
         names = _commonest(_totals((model, n) for (model, _), n in counts))
         nodes = [
             (NodeKey(node, names[model], engine), speeds)
@@ -446,17 +345,29 @@ class Aggregation:
             requests=fleet_counters.requests,
             request_errors=fleet_counters.request_errors,
             requests_queued=_totals((names[model], n) for model, n in self._queued.items()),
-            engine_instances=_common_versions(self._versions),
-            instance_latencies_s=self._all_latencies_s.quantiles(FLEET_QUANTILES),
-            model_speeds=_quantiles(((key.model, some) for key, some in nodes), LOW_QUANTILES),
-            model_latencies_s=self._all_latencies_s.quantiles_by_model(HIGH_QUANTILES, names),
-            model_kv_cache_ratios=self._kv_cache_ratios.quantiles_by_model(HIGH_QUANTILES, names),
+            engine_instances=_common_versions(
+                _totals(((engine, version), n) for (_, _, engine, version), n in kinds)
+            ),
+            spreads=self._spreads(names, nodes),
             conditions=dict.fromkeys(Condition, 0) | self._conditions,
             models=self._model_totals(),
             model_loads=dict(fleet_counters.model_loads),
             model_unloads=dict(fleet_counters.model_unloads),
             restarts=fleet_counters.restarts,
             canary=None if fleet_counters.canary is None else fleet_counters.canary.totals(),
+        )
+
+    def _spreads(
+        self, names: Mapping[str, str], speeds: Iterable[tuple[NodeKey, list[float]]]
+    ) -> Spreads:
+        fleet = (("", some) for some in self._all_latencies_s.values())
+        latencies = ((names[model], some) for model, some in self._all_latencies_s.items())
+        ratios = ((names[model], some) for model, some in self._kv_cache_ratios.items())
+        return Spreads(
+            {q: value for (_, q), value in _quantiles(fleet, FLEET_QUANTILES).items()},
+            _quantiles(latencies, HIGH_QUANTILES),
+            _quantiles(((key.model, some) for key, some in speeds), LOW_QUANTILES),
+            _quantiles(ratios, HIGH_QUANTILES),
         )
 
     def _model_totals(self) -> ModelTotals:
@@ -475,13 +386,9 @@ class Aggregation:
         )
 
 
-def _engine(row: Row) -> str:
-    return row.target.engine if row.reading is None else row.reading.engine
-
-
-def _common_versions(counts: Counter[tuple[str, str]]) -> dict[tuple[str, str], int]:
+def _common_versions(counts: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
     """Return the counts by (engine, version); if there are too many, the rare ones share one."""
-    kept = {pair for pair, _ in counts.most_common(MAX_VERSIONS)}
+    kept = {pair for pair, _ in Counter(counts).most_common(MAX_VERSIONS)}
     return _totals((pair if pair in kept else (pair[0], OTHER), n) for pair, n in counts.items())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from exporter.conditions import conditions_of
 from exporter.counters import CounterState, FleetCounters, update
 from exporter.exposition import Exposition, Format, assemble, fleet_chunks, instance_chunks
 from exporter.model import (
@@ -19,7 +20,6 @@ from exporter.snapshot import (
     Aggregation,
     Row,
     Snapshot,
-    conditions_of,
     info_label_text,
     label_text,
 )

@@ -70,10 +70,15 @@ class Oracle(Collector):
         yield family(catalogue.FLEET_REQUEST_ERRORS, fleet.request_errors)
         yield family(catalogue.FLEET_REQUESTS_QUEUED, fleet.requests_queued)
         yield family(catalogue.FLEET_ENGINE_INSTANCES, fleet.engine_instances)
-        yield family(catalogue.FLEET_INSTANCE_REQUEST_LATENCY_P99, fleet.instance_latencies_s)
-        yield family(catalogue.MODEL_INSTANCE_TOKENS_PER_SECOND, fleet.model_speeds)
-        yield family(catalogue.MODEL_INSTANCE_REQUEST_LATENCY_P99, fleet.model_latencies_s)
-        yield family(catalogue.MODEL_INSTANCE_KV_CACHE_USAGE, fleet.model_kv_cache_ratios)
+        spreads = fleet.spreads
+        yield family(catalogue.FLEET_INSTANCE_REQUEST_LATENCY_P99, spreads.latency_p99_s)
+        yield family(
+            catalogue.MODEL_INSTANCE_TOKENS_PER_SECOND, fleet.spreads.model_tokens_per_second
+        )
+        yield family(
+            catalogue.MODEL_INSTANCE_REQUEST_LATENCY_P99, fleet.spreads.model_latency_p99_s
+        )
+        yield family(catalogue.MODEL_INSTANCE_KV_CACHE_USAGE, spreads.model_kv_cache_ratio)
         yield durations(catalogue.FLEET_REQUEST_DURATION, fleet.durations)
         yield durations(catalogue.FLEET_TIME_TO_FIRST_TOKEN, fleet.time_to_first_token)
         yield durations(catalogue.FLEET_QUEUE_TIME, fleet.queue_time)

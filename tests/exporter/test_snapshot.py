@@ -5,6 +5,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from exporter.conditions import conditions_of
 from exporter.counters import MAX_MODELS, OTHER, CounterState, Delta, FleetCounters
 from exporter.model import (
     CanaryOutcome,
@@ -20,7 +21,7 @@ from exporter.model import (
     Values,
 )
 from exporter.peers import NodeKey
-from exporter.snapshot import MAX_VERSIONS, Aggregation, conditions_of
+from exporter.snapshot import MAX_VERSIONS, Aggregation
 from tests.exporter.fleets import NOW_S, listed_status, reading, row, snapshot
 
 FRESH = CounterState()
@@ -424,15 +425,15 @@ def test_quantiles_are_over_the_healthy_instances_of_a_model_and_of_the_fleet() 
     fleet = snapshot(*rows, *others).fleet
 
     assert {"0.5": 3.5, "0.9": 17.5, "0.99": 28.75, "0.999": 29.875} == pytest.approx(
-        fleet.instance_latencies_s
+        fleet.spreads.latency_p99_s
     )
     assert {("m", "0.5"): 30.0, ("m", "0.1"): 14.0, ("m", "0.01"): 10.4} == pytest.approx(
-        fleet.model_speeds
+        fleet.spreads.model_tokens_per_second
     )
-    assert 4.6 == pytest.approx(fleet.model_latencies_s["m", "0.9"])
-    assert 30.0 == fleet.model_latencies_s["x", "0.5"]
+    assert 4.6 == pytest.approx(fleet.spreads.model_latency_p99_s["m", "0.9"])
+    assert 30.0 == fleet.spreads.model_latency_p99_s["x", "0.5"]
     assert {("m", "0.5"): 0.3, ("m", "0.9"): 0.46, ("m", "0.99"): 0.496} == pytest.approx(
-        fleet.model_kv_cache_ratios
+        fleet.spreads.model_kv_cache_ratio
     )
 
 
