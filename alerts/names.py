@@ -73,6 +73,8 @@ ON_CPU = "model:ollama_model_on_cpu_instances:sum"
 UNLOADS = "fleet:ollama_model_unloads:increase"
 """Within `windows.changes`."""
 
+RESTARTS = "fleet:ollama_restarts:increase"
+"""Within `windows.changes`, planned ones included."""
 OVERDUE = "fleet:ollama_instances_overdue:count"
 """Older than `thresholds.rotation_age`; absent where none is."""
 OLD = "fleet:ollama_instances_old:count"

@@ -377,15 +377,9 @@ class ScrapeTarget:
             was_refused=self._was_refused,
         )
         self._was_refused = False
-        if delta.n_restarts and self._is_planned():
-            delta = msgspec.structs.replace(delta, n_restarts=0)
         if (self._counters.model, self._counters.version) != (before.model, before.version):
             self._label()
         return delta
-
-    def _is_planned(self) -> bool:
-        """Return whether the inventory announces a restart: by draining, or by provisioning."""
-        return self.target.state is State.DRAINING or self.history.coming_up_since_s is not None
 
     def _describe(self, target: Target) -> None:
         self.target = target

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from alerts import series
 from alerts.groups.availability import with_condition
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
-from alerts.names import INVENTORY, OLD, OVERDUE, VERSIONS
+from alerts.names import INVENTORY, OLD, OVERDUE, RESTARTS, VERSIONS
 from alerts.promql import joined, of_size
 from alerts.settings import Settings
 from exporter import catalogue
@@ -16,6 +17,8 @@ EVERY = 4
 """In evaluation intervals: two rules look at every instance, and nothing here is in a hurry."""
 GRACE_S = 21_600.0
 """How late a rotation may be before an alert fires."""
+PLANNED = 'reason=~"rotated|changed|replaced|drained|node_removed"'
+"""Of replacements: what the provisioner does because somebody wants it."""
 OUT_OF_MEMORY = 'error_type="out_of_memory"'
 
 
@@ -25,6 +28,7 @@ def group(settings: Settings) -> Group:
         "ollama-fleet-lifecycle",
         (
             _flapping(settings),
+            _restarts(settings),
             _restarts_high(settings),
             _out_of_memory(settings),
             *_counts(settings),
@@ -59,14 +63,22 @@ def _flapping(settings: Settings) -> Alert:
     )
 
 
+def _restarts(settings: Settings) -> Recording:
+    scope = settings.scope
+    seen = scope.over("increase", catalogue.FLEET_RESTARTS, settings.windows.changes)
+    return Recording(RESTARTS, scope.fleet_sum(catalogue.FLEET_RESTARTS, inner=seen))
+
+
 def _restarts_high(settings: Settings) -> Alert:
     scope, window_s = settings.scope, settings.windows.changes
-    restarts = scope.over("increase", catalogue.FLEET_RESTARTS, window_s)
+    planned = settings.provisioner_scope.over(
+        "increase", series.REPLACEMENTS, window_s, where=PLANNED
+    )
     return Alert(
         name="OllamaFleetRestartsHigh",
         settings=("thresholds.restarts", "windows.changes"),
         expr=joined(
-            scope.fleet_sum(catalogue.FLEET_RESTARTS, inner=restarts),
+            f"{RESTARTS} - (sum {scope.by()} ({planned}) or {scope.on()} 0 * {RESTARTS})",
             f"> {limit(settings.thresholds.restarts, settings)}",
         ),
         for_s=300,
@@ -74,9 +86,10 @@ def _restarts_high(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Instances restart too often.",
         description=(
-            f'{{{{ $value | printf "%.0f" }}}} restarts of instances in {duration_text(window_s)}. '
-            "Each aborts the running requests and loads the model again. Usual causes: a crash "
-            "loop, or a rollout that replaces everything at once."
+            f'{{{{ $value | printf "%.0f" }}}} restarts of instances in {duration_text(window_s)}, '
+            "without those that the provisioner planned. Each aborts the running requests and "
+            "loads the model again. Usual causes: a crash loop, or a rollout that replaces "
+            "everything at once."
         ),
     )
 

@@ -57,8 +57,7 @@ FLEET_RESTARTS = Series(
     "Restarts of instances seen since this exporter started: a later start time, another version, "
     "a token counter that went back, or, if no start time is reported, a refused connection "
     "between two healthy polls. A restart of stock Ollama between two polls shows only by a new "
-    "version, or a new `started` in the inventory. Not of instances that are draining or were "
-    "provisioned: these restarts are planned.",
+    "version, or a new `started` in the inventory.",
     SHARD,
 )
 FLEET_ENGINE_INSTANCES = Series(

@@ -294,21 +294,3 @@ async def test_a_refused_connection_between_two_healthy_polls_is_a_restart() -> 
             await polled.polled_again("a")
 
     assert (0, 1) == (first, polled.fleet_counters.restarts)
-
-
-@pytest.mark.parametrize("state", [State.DRAINING, State.PROVISIONING])
-async def test_a_restart_that_the_inventory_announces_is_not_counted(state: State) -> None:
-    port = free_port()
-    running, announced = target("a", port), target("a", port, state=state)
-    async with watching(running) as polled:
-        async with serving(FLEET, port):
-            await eventually(lambda: polled.outcome("a") is Outcome.OK)
-        await eventually(lambda: polled.outcome("a") is Outcome.REFUSED)
-        await polled.poller.update(Change(changed=((running, announced),)))
-        async with serving(FLEET, port):
-            if state is State.PROVISIONING:
-                await polled.poller.update(Change(changed=((announced, running),)))
-            await eventually(lambda: polled.outcome("a") is Outcome.OK)
-            await polled.polled_again("a")
-
-    assert 0 == polled.fleet_counters.restarts
