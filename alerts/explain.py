@@ -73,7 +73,7 @@ def runbook(name: str) -> str:
 
 
 def value_of(settings: Settings, key: str) -> str:
-    """Return the value of a setting such as `windows.drop`, as one would write it."""
+    """Return the value of a setting such as `windows.rate`, as one would write it."""
     value: Any = settings.model_dump(mode="json")
     for part in key.split("."):
         value = value[part]
@@ -82,19 +82,16 @@ def value_of(settings: Settings, key: str) -> str:
 
 def dependencies(expression: str, groups: tuple[Group, ...]) -> Iterator[Recording]:
     """Yield the recording rules that an expression rests on, each after its own."""
-    seen: dict[tuple[str, str], Recording] = {}
+    seen: dict[str, Recording] = {}
     _collect(expression, [rule for group in groups for rule in group.recordings], seen)
     yield from seen.values()
 
 
-def _collect(
-    expression: str, recordings: list[Recording], seen: dict[tuple[str, str], Recording]
-) -> None:
+def _collect(expression: str, recordings: list[Recording], seen: dict[str, Recording]) -> None:
     for rule in recordings:
-        key = (rule.name, rule.expr)
-        if key not in seen and mentions(expression, rule.name):
+        if rule.name not in seen and mentions(expression, rule.name):
             _collect(rule.expr, recordings, seen)
-            seen[key] = rule
+            seen[rule.name] = rule
 
 
 def mentions(expression: str, name: str) -> bool:

@@ -27,9 +27,11 @@ EXPORTERS = 'alertname=~"Ollama(Fleet|Model|Node).*"'
 
 FLEET = (
     "OllamaFleetHealthyInstancesLow",
-    "OllamaFleetHealthDroppingFast",
-    "OllamaModelUnavailable",
     "OllamaFleetCapacityLow",
+    "OllamaModelUnavailable",
+    "OllamaModelInstancesDown",
+    "OllamaFleetAllDrained",
+    "OllamaFleetDrainedLong",
 )
 SLOW = (
     "OllamaFleetLatencyOutliers",
@@ -148,20 +150,20 @@ RULES = (
         sources=(named("OllamaFleetInventoryLost"),),
         # Not muted is HealthyInstancesLow, though a floor that is a fixed number makes it fire as
         # well: it would no longer tell of an outage of what is still listed.
-        targets=(named("OllamaFleetInventoryShrunk"),),
-        reason="The same figure, further down.",
+        targets=(named("OllamaFleetInventoryShrunk", "OllamaFleetInventoryEmpty"),),
+        reason="The same figure, further down, and the day after.",
     ),
     Inhibition(
-        # A rack that dies makes a ticket for each of its nodes: they wait as well, and those that
-        # are still down when the floor is reached again become tickets then. Capacity, throughput
-        # and queues follow from the number of instances. Not muted is the critical
-        # AvailabilityBudgetBurn: it fires when a fleet that has long been just below its floor
-        # breaks down. Latency and errors are what users feel: not muted either.
+        # A rack that dies makes a ticket for each of its nodes and models: they wait as well, and
+        # those that are still down when the floor is reached again become tickets then. Capacity,
+        # throughput and queues follow from the number of instances, and the availability budget is
+        # their sum over time. Latency and errors are what users feel: not muted.
         sources=(named("OllamaFleetHealthyInstancesLow"),),
         targets=(
             named(
-                "OllamaFleetHealthDroppingFast",
                 "OllamaFleetCapacityLow",
+                "OllamaFleetAvailabilityBudgetBurn",
+                "OllamaModelInstancesDown",
                 "OllamaFleetTokenThroughputLow",
                 "OllamaFleetQueueSaturated",
                 "OllamaNodeInstancesDown",
@@ -170,9 +172,15 @@ RULES = (
         reason="They follow from the instances that are missing, which is known by now.",
     ),
     Inhibition(
-        sources=(named("OllamaFleetHealthyInstancesLow"),),
-        targets=(named("OllamaFleetAvailabilityBudgetBurn"), 'severity="warning"'),
-        reason="A slow loss of the same budget is no news while instances are missing.",
+        sources=(named("OllamaModelUnavailable"), 'model=~".+"'),
+        targets=(named("OllamaModelInstancesDown"),),
+        equal=("model",),
+        reason="The same instances, and all of them.",
+    ),
+    Inhibition(
+        sources=(named("OllamaFleetAllDrained"),),
+        targets=(named("OllamaFleetDrainedLong"),),
+        reason="The same instances, and all of them.",
     ),
     Inhibition(
         sources=(named("OllamaFleetLatencyP99High"),),

@@ -102,13 +102,8 @@ class Fleet(Section):
 
     size: Annotated[str, BeforeValidator(_parse_size)] = Field(
         INVENTORY,
-        description="Size that percentages refer to: `inventory` (without instances being drained "
-        "or provisioned) or a fixed number of instances.",
-    )
-    comes_and_goes: bool = Field(
-        False,
-        description="Whether servers leave on purpose without being drained, such as laptops at "
-        "night: then unreachable instances are not expected, and lists may shrink.",
+        description="Size that percentages refer to: `inventory` (without instances that are "
+        "drained, provisioned, starting or away) or a fixed number of instances.",
     )
 
 
@@ -123,9 +118,6 @@ class Thresholds(Section):
         2,
         description="Minimum instances that are missing, stalled or without their model to page "
         "because of a share of the fleet; where none is left, fewer page as well.",
-    )
-    healthy_drop: Share = Field(
-        0.02, description="Ticket if a larger share of the fleet is lost within `windows.drop`."
     )
     request_latency_p99: Duration = Field(
         0.15, description="Page if the p99 latency is higher; ticket if that of a model is."
@@ -169,7 +161,10 @@ class Thresholds(Section):
         Level(5.0), description="Ticket if more instances have queued requests and no output."
     )
     min_model_instances: Annotated[int, Field(gt=0)] = Field(
-        2, description="Minimum failing instances of a model to page as unavailable."
+        3, description="Minimum failing instances of a model for a page or a ticket about it."
+    )
+    model_instances_down: Share = Field(
+        0.25, description="Ticket if a larger share of the instances of a model fails."
     )
     kv_cache_instances: Share = Field(
         0.05, description="Ticket if the KV cache of a larger share of the fleet is full."
@@ -205,11 +200,6 @@ class Thresholds(Section):
     )
     stalled_share: Share = Field(
         0.01, description="Page if a larger share of the fleet does not answer canaries."
-    )
-    capacity: Share = Field(
-        0.99,
-        description="Ticket if the healthy share is predicted to fall below this within "
-        "`windows.horizon`.",
     )
     slow_node: Share = Field(
         0.28,
@@ -247,6 +237,10 @@ class Thresholds(Section):
         0.5,
         description="Page if a larger share of the inventory disappears within "
         "`windows.inventory`.",
+    )
+    drained_instances: LevelSetting = Field(
+        Level(0.05, is_per_instance=True),
+        description="Ticket if more instances are drained for as long as `windows.drained`.",
     )
     inventory_age: Duration = Field(
         600.0,
@@ -317,13 +311,6 @@ class Windows(Section):
         description="Window in which latency and failures are judged where requests are few: at "
         "night, or of a single model.",
     )
-    drop: Duration = Field(
-        300.0,
-        description="Window in which a drop of healthy instances is fast.",
-    )
-    provisioning: Duration = Field(
-        900.0, description="Longest provisioning time before an instance counts as missing."
-    )
     changes: Duration = Field(
         3600.0, description="Window in which restarts and unloads of models are counted."
     )
@@ -335,8 +322,18 @@ class Windows(Section):
         3600.0,
         description="Window in which a shrinking inventory is detected.",
     )
-    trend: Duration = Field(21_600.0, description="Window from which a trend is computed.")
-    horizon: Duration = Field(14_400.0, description="How far a trend is extrapolated.")
+    drained: Duration = Field(
+        21_600.0, description="How long many instances may be drained before they are forgotten."
+    )
+    trend: Duration = Field(
+        21_600.0,
+        description="Time whose missing instances are normal: a loss that continues takes more.",
+    )
+    horizon: Duration = Field(
+        14_400.0,
+        description="Ticket if a loss that continues reaches the floor of "
+        "`thresholds.healthy_instances` sooner.",
+    )
     telemetry: Duration = Field(
         900.0,
         description="Window in which polls without metrics are counted.",
@@ -480,6 +477,6 @@ class Settings(Section):
         for name in ("availability", "requests"):
             if (1 - getattr(self.slo, name)) * fastest >= 1:
                 yield (
-                    f"slo.{name} is so low that its page can never come: it would take more "
+                    f"slo.{name} is so low that no alert can ever fire: it would take more "
                     "failures than there can be; raise it, or shorten slo.period"
                 )

@@ -150,7 +150,6 @@ def comparison(expression: str) -> tuple[str, str]:
 
 TUNABLES = (
     Tunable("healthy_instances", "OllamaFleetHealthyInstancesLow", EXPECTED, judges_rest=True),
-    Tunable("healthy_drop", "OllamaFleetHealthDroppingFast", INVENTORY),
     Tunable(
         "request_latency_p99",
         "OllamaFleetLatencyP99High",

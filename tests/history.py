@@ -69,5 +69,6 @@ def of_a_healthy_fleet(n_instances: int, exporter: str) -> dict[str, float]:
         f'{names.INSTANCES}{{status="healthy"}}': n_instances,
         names.INVENTORY: n_instances,
         names.EXPECTED: n_instances,
-        names.HEALTHY_RATIO: 1,
+        names.AVAILABLE: n_instances,
+        names.AVAILABLE_RATIO: 1,
     }

@@ -5,26 +5,40 @@ from __future__ import annotations
 from alerts.annotations import VALUE, count, most
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
+    AVAILABLE,
+    AVAILABLE_RATIO,
     CONDITIONS,
-    DRAINED,
     EXPECTED,
-    HEALTHY_RATIO,
     INSTANCES,
     INVENTORY,
+    LOSS,
+    MISSING,
+    MODEL_EXPECTED,
     MODEL_INSTANCES,
     MODEL_INVENTORY,
     NODE_INSTANCES,
-    STUCK,
 )
-from alerts.promql import joined, of_size
+from alerts.promql import Scope, joined, of_size
 from alerts.settings import LOOKBACK_SCRAPES, Settings
 from exporter import catalogue
 from exporter.catalogue import Condition
 from ollama_fleet.durations import duration_text
-from ollama_fleet.levels import number
+from ollama_fleet.levels import number, percent
 
 HEALTHY = f'{INSTANCES}{{status="healthy"}}'
-PROVISIONING = f'{INSTANCES}{{status="provisioning"}}'
+EXCUSED = 'status=~"draining|provisioning|starting|away"'
+"""Matches instances that need not serve."""
+FAILING = 'status=~"unhealthy|unreachable|loading|unknown"'
+"""Matches instances that should serve and do not."""
+
+LOSS_S = 900.0
+"""What a loss is measured in: a quarter of an hour is compared with the one before."""
+LASTING_S = 2700.0
+"""A loss that continues is seen at every moment of this time; a single step for half an hour."""
+STEADY = 0.25
+"""And is at no moment smaller than this part of its mean."""
+NORMAL = 0.98
+"""For this part of the time no more are missing than is normal."""
 
 
 def group(settings: Settings) -> Group:
@@ -33,10 +47,11 @@ def group(settings: Settings) -> Group:
         "ollama-fleet-availability",
         (
             *_counts(settings),
+            *_losses(),
             _healthy_low(settings),
-            _dropping_fast(settings),
-            _model_unavailable(settings),
             _capacity_low(settings),
+            _model_unavailable(settings),
+            _model_instances_down(settings),
         ),
     )
 
@@ -60,25 +75,17 @@ def too_many(share: float, settings: Settings) -> str:
     return limit if least <= 1 else f"clamp_min({limit}, {least})"
 
 
-def failing_statuses(settings: Settings) -> str:
-    """Return the matcher of instances that should serve and do not."""
-    gone = "" if settings.fleet.comes_and_goes else "|unreachable"
-    return f'status=~"unhealthy{gone}|loading|unknown"'
-
-
 def failing_nodes(settings: Settings) -> str:
     """Return the sentence of an annotation on the nodes where most instances fail."""
     scope = settings.scope
-    gone = f'{NODE_INSTANCES}{{node!="", {failing_statuses(settings)}}}'
-    failing = f"sum {scope.by('node')} ({gone})"
+    failing = f'sum {scope.by("node")} ({NODE_INSTANCES}{{node!="", {FAILING}}})'
     return most(scope, "node", failing, all_of=NODE_INSTANCES)
 
 
 def failing_models(settings: Settings) -> str:
     """Return the sentence of an annotation on the models of which most instances fail."""
     scope = settings.scope
-    gone = f'{MODEL_INSTANCES}{{model!="", {failing_statuses(settings)}}}'
-    failing = f"sum {scope.by('model')} ({gone})"
+    failing = f'sum {scope.by("model")} ({MODEL_INSTANCES}{{model!="", {FAILING}}})'
     return most(scope, "model", failing, all_of=MODEL_INSTANCES)
 
 
@@ -87,32 +94,43 @@ def with_condition(settings: Settings, condition: Condition) -> str:
     return f'sum {settings.scope.by()} ({CONDITIONS}{{condition="{condition}"}})'
 
 
+def polled_shards(scope: Scope) -> str:
+    """Return a series for each shard that an exporter polls, as PromQL."""
+    return f"max {scope.by('shard')} ({scope.last(catalogue.FLEET_INVENTORY_INSTANCES)})"
+
+
+def unpolled_shards(scope: Scope) -> str:
+    """Return how many shards no exporter polls, where there are any, as PromQL."""
+    shards = f"max {scope.by()} ({scope.last(catalogue.EXPORTER_SHARDS)})"
+    # An exporter that does not poll, or has just started, publishes nothing of its shard.
+    return joined(shards, f"- count {scope.by()} ({polled_shards(scope)})", "> 0")
+
+
 def _counts(settings: Settings) -> tuple[Recording, ...]:
-    scope, window = settings.scope, duration_text(settings.windows.provisioning)
-    left = "|unreachable" if settings.fleet.comes_and_goes else ""
-    withdrawn = f'{INSTANCES}{{status=~"draining|provisioning{left}"}}'
+    scope = settings.scope
+    excused = f"sum {scope.by()} ({INSTANCES}{{{EXCUSED}}})"
     return (
         Recording(INSTANCES, scope.fleet_sum(catalogue.FLEET_INSTANCES, "status")),
         Recording(INVENTORY, scope.fleet_sum(catalogue.FLEET_INVENTORY_INSTANCES)),
-        # Without history nothing is stuck: a fleet that just comes up pages nobody.
-        Recording(
-            STUCK,
-            joined(
-                f"sum {scope.by()} (",
-                f"  min_over_time({PROVISIONING}[{window}])",
-                f"  and {PROVISIONING} offset {window}",
-                "  or",
-                f"  0 * {PROVISIONING}",
-                ")",
-            ),
-        ),
-        Recording(DRAINED, _drained(settings)),
-        Recording(EXPECTED, f"{INVENTORY} - (sum {scope.by()} ({withdrawn}) - {STUCK})"),
-        Recording(HEALTHY_RATIO, f"sum {scope.by()} ({HEALTHY}) / ({EXPECTED} > 0)"),
+        Recording(EXPECTED, f"{INVENTORY} - {excused}"),
+        Recording(AVAILABLE, _available(settings)),
+        Recording(AVAILABLE_RATIO, f"{AVAILABLE} / ({EXPECTED} > 0)"),
         Recording(MODEL_INSTANCES, scope.fleet_sum(catalogue.MODEL_INSTANCES, "model", "status")),
         Recording(CONDITIONS, scope.fleet_sum(catalogue.FLEET_INSTANCE_CONDITIONS, "condition")),
         Recording(MODEL_INVENTORY, _by_model(settings)),
+        Recording(MODEL_EXPECTED, _model_expected(settings)),
     )
+
+
+def _available(settings: Settings) -> str:
+    """Return how many instances serve, or did until a moment ago.
+
+    Of replicas the one with the fewest recent failures counts: after its start an exporter takes
+    every failure for a recent one.
+    """
+    scope, series = settings.scope, catalogue.FLEET_RECENTLY_FAILED_INSTANCES
+    recent = f"min {scope.by(*series.labels)} ({scope.last(series)})"
+    return f"sum {scope.by()} ({HEALTHY}) + sum {scope.by()} ({recent})"
 
 
 def _by_model(settings: Settings) -> str:
@@ -129,40 +147,51 @@ def _by_model(settings: Settings) -> str:
     return f"sum {scope.by('model')} ({each})"
 
 
-def _drained(settings: Settings) -> str:
-    """Return how many instances left since the evaluation before, as far as they were drained.
+def _model_expected(settings: Settings) -> str:
+    excused = f"sum {settings.scope.by('model')} ({MODEL_INSTANCES}{{{EXCUSED}}})"
+    # Of a model only those statuses are published that some of its instances have.
+    return f"{MODEL_INVENTORY} - ({excused} or 0 * {MODEL_INVENTORY})"
 
-    The smaller of the two: what left the inventory, and what was draining before.
+
+def _losses() -> tuple[Recording, ...]:
+    """Return what is missing, and how many more than a quarter of an hour before.
+
+    Missing instances are compared, not healthy ones: a fleet made smaller on purpose misses none.
     """
-    scope, interval = settings.scope, duration_text(settings.prometheus.evaluation_interval)
-    draining = f'sum {scope.by()} ({INSTANCES}{{status="draining"}} offset {interval})'
-    return joined(
-        f"clamp_min({INVENTORY} offset {interval} - {INVENTORY}, 0) < {draining}",
-        "or",
-        draining,
+    window = f"{MISSING}[{duration_text(LOSS_S)}]"
+    before = f"avg_over_time({window} offset {duration_text(LOSS_S)})"
+    return (
+        Recording(MISSING, f"{EXPECTED} - {AVAILABLE}"),
+        Recording(LOSS, f"avg_over_time({window}) - {before}"),
     )
 
 
+def _above_floor(settings: Settings) -> tuple[str, str, str]:
+    """Return what is compared with the floor, the floor, and in words what is compared."""
+    floor = healthy_floor(settings)
+    if EXPECTED in floor:
+        return AVAILABLE, floor, "healthy"
+    # Against a fixed number, what is out of service on purpose must count as being there.
+    counted = f"{AVAILABLE} + ({INVENTORY} - {EXPECTED})"
+    return counted, floor, "healthy or out of service on purpose"
+
+
 def _healthy_low(settings: Settings) -> Alert:
-    scope, floor = settings.scope, healthy_floor(settings)
-    healthy, those, out_of = f"sum {scope.by()} ({HEALTHY})", "healthy", EXPECTED
-    share = ""
-    if is_share := EXPECTED in floor:
-        share = f" ({settings.thresholds.healthy_instances})"
-        low = _low_share(settings, healthy, floor)
+    scope, (counted, floor, those) = settings.scope, _above_floor(settings)
+    if is_share := counted == AVAILABLE:
+        low, out_of = _low_share(settings, floor), EXPECTED
     else:
-        # Against a fixed number, what is out of service on purpose must count as being there.
-        low = joined(f"{healthy} + ({INVENTORY} - {EXPECTED})", f"< {floor}")
-        those, out_of = "healthy or out of service on purpose", INVENTORY
+        low, out_of = _low_number(settings, counted, floor), INVENTORY
+    share = f" ({settings.thresholds.healthy_instances})" if is_share else ""
     return Alert(
         name="OllamaFleetHealthyInstancesLow",
         settings=(
             "thresholds.healthy_instances",
             *(["thresholds.min_missing"] if is_share else []),
-            "windows.provisioning",
         ),
         expr=low,
-        for_s=120,
+        # Two scrapes, after the exporter's poll.grace-period: who fails for less is not missing.
+        for_s=2 * settings.prometheus.scrape_interval,
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="Too few instances are healthy.",
@@ -175,44 +204,55 @@ def _healthy_low(settings: Settings) -> Alert:
     )
 
 
-def _low_share(settings: Settings, healthy: str, floor: str) -> str:
+def _low_number(settings: Settings, counted: str, floor: str) -> str:
+    """Return the healthy instances if they are too few, wherever all shards are counted."""
+    on = settings.scope.on()
+    return joined(counted, f"< {floor}", f"unless {on} {unpolled_shards(settings.scope)}")
+
+
+def _low_share(settings: Settings, floor: str) -> str:
     """Return the healthy instances if they are too few, or none, of those that should serve."""
-    scope, least = settings.scope, settings.thresholds.min_missing
-    low = f"{healthy} < {floor}"
+    least = settings.thresholds.min_missing
+    low = f"{AVAILABLE} < {floor}"
     is_rounded = least <= 2 and settings.thresholds.healthy_instances.value < 1
     if not is_rounded:
-        low = joined(f"({low}", f"and {scope.on()} {EXPECTED} - {healthy} >= {least})")
+        low = joined(low, f"and {MISSING} >= {least}")
     # Where nothing is left there is an outage, however few there were: the floor of one is one.
-    return joined(low, "or", f"{healthy} == 0 and {EXPECTED} > 0")
+    return joined(low, "or", f"{AVAILABLE} == 0 and {EXPECTED} > 0")
 
 
-def _dropping_fast(settings: Settings) -> Alert:
-    scope, window = settings.scope, duration_text(settings.windows.drop)
-    share = number(settings.thresholds.healthy_drop)
-    missing = f"({EXPECTED} - sum {scope.by()} ({HEALTHY}))"
-    before = f"({EXPECTED} offset {window} - sum {scope.by()} ({HEALTHY} offset {window}))"
+def _capacity_low(settings: Settings) -> Alert:
+    counted, floor, _ = _above_floor(settings)
+    trend, lasting, hour = map(
+        duration_text, (settings.windows.trend, LASTING_S, LASTING_S + LOSS_S)
+    )
+    mean = f"avg_over_time({LOSS}[{lasting}])"
+    normal = f"quantile_over_time({number(NORMAL)}, {MISSING}[{trend}] offset {hour})"
     return Alert(
-        name="OllamaFleetHealthDroppingFast",
-        settings=("thresholds.healthy_drop", "windows.drop", "windows.provisioning"),
-        # Missing instances are compared, not healthy ones: a fleet made smaller on purpose has
-        # fewer healthy instances, and misses none.
-        expr=joined(missing, f"- {before}", f"> ceil({share} * {INVENTORY})"),
-        for_s=60,
-        keep_firing_for_s=300,
-        # One host that reboots takes a large share of a small fleet. A loss that lasts pages by
-        # the floor, a minute later.
+        name="OllamaFleetCapacityLow",
+        settings=("thresholds.healthy_instances", "windows.trend", "windows.horizon"),
+        expr=joined(
+            f"({counted} - {floor} >= 0) / {mean} * {number(LOSS_S)}"
+            f" < {number(settings.windows.horizon)}",
+            f"and min_over_time({LOSS}[{lasting}]) > {number(STEADY)} * {mean}",
+            # Instances that die one by one and come back together lose no capacity.
+            f"and {MISSING} > {normal}",
+        ),
+        for_s=300,
+        keep_firing_for_s=900,
         severity=Severity.WARNING,
-        summary="The fleet is losing healthy instances fast.",
+        summary="Instances are lost one after the other.",
         description=(
-            f"{{{{ $value }}}} instances that should serve were lost within {window}. Typical "
-            "causes: a rack, a switch or a bad rollout."
+            f"If the loss of the last {hour} continues, the floor of "
+            f"{settings.thresholds.healthy_instances} healthy instances is reached in "
+            "{{ $value | humanizeDuration }}."
         ),
     )
 
 
 def _model_unavailable(settings: Settings) -> Alert:
     scope, least = settings.scope, settings.thresholds.min_model_instances
-    failing = f'{MODEL_INSTANCES}{{model!="", {failing_statuses(settings)}}}'
+    failing = f'{MODEL_INSTANCES}{{model!="", {FAILING}}}'
     return Alert(
         name="OllamaModelUnavailable",
         settings=("thresholds.min_model_instances",),
@@ -236,33 +276,26 @@ def _model_unavailable(settings: Settings) -> Alert:
     )
 
 
-def _capacity_low(settings: Settings) -> Alert:
-    windows = settings.windows
-    trend_s, horizon = windows.trend, duration_text(windows.horizon)
-    floor = number(settings.thresholds.capacity)
+def _model_instances_down(settings: Settings) -> Alert:
+    thresholds = settings.thresholds
+    share, least = thresholds.model_instances_down, thresholds.min_model_instances
+    healthy = f'sum {settings.scope.by("model")} ({MODEL_INSTANCES}{{status="healthy"}})'
     return Alert(
-        name="OllamaFleetCapacityLow",
-        settings=(
-            "thresholds.capacity",
-            "windows.trend",
-            "windows.horizon",
-            "windows.provisioning",
-        ),
+        name="OllamaModelInstancesDown",
+        settings=("thresholds.model_instances_down", "thresholds.min_model_instances"),
         expr=joined(
-            f"predict_linear({HEALTHY_RATIO}[{duration_text(trend_s)}], {number(windows.horizon)})"
-            f" < {floor}",
-            # After an outage that is over the trend stays steep for hours.
-            f"and {HEALTHY_RATIO} < avg_over_time({HEALTHY_RATIO}[{duration_text(trend_s)}])",
-            # Of a short history any stumble makes a steep trend.
-            f"and {settings.scope.covered(HEALTHY_RATIO, trend_s)}",
+            f'{MODEL_EXPECTED}{{model!=""}} - {healthy}',
+            f"> clamp_min({number(share)} * {MODEL_EXPECTED}, {least - 1})",
         ),
-        for_s=1800,
+        for_s=180,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
-        summary="Too few instances will be healthy soon.",
+        summary="Many instances of a model fail.",
         description=(
-            f"If the trend of the last {duration_text(trend_s)} continues, {{{{ $value | "
-            "humanizePercentage }} of the instances that should serve will be healthy in "
-            f"{horizon}."
+            f"{{{{ $value }}}} instances of {{{{ $labels.model }}}} fail, more than "
+            f"{percent(share)} of those that should serve it. The others take their requests, even "
+            "if the fleet's count looks good."
         ),
+        dashboard=Dashboard.MODELS,
+        dashboard_query="var-model={{ $labels.model | urlquery }}",
     )

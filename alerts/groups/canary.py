@@ -41,7 +41,7 @@ def _many_stalled(settings: Settings) -> Alert:
     share = settings.thresholds.stalled_share
     return Alert(
         name="OllamaFleetManyCanariesStalled",
-        settings=("thresholds.stalled_share", "thresholds.min_missing", "windows.provisioning"),
+        settings=("thresholds.stalled_share", "thresholds.min_missing"),
         expr=joined(with_condition(settings, Condition.STALLED), f"> {too_many(share, settings)}"),
         # Longer than a canary's usual period, so a second one has had its try.
         for_s=360,

@@ -1,30 +1,68 @@
-"""Rules on the inventory: is it still the whole list of instances, and up to date.
+"""Rules on the inventory: is it still the whole list of instances, up to date, and let in service.
 
-A bad inventory is dangerous because all ratios look fine: what is not listed is not missed.
+A bad inventory is dangerous because all ratios look fine: what is not listed is not missed, and
+what is drained neither.
 """
 
 from __future__ import annotations
 
-from alerts.model import Alert, Dashboard, Group, Severity
-from alerts.names import DRAINED, INVENTORY
+from alerts.groups.lifecycle import limit
+from alerts.model import Alert, Dashboard, Group, Recording, Severity
+from alerts.names import DRAINED, EXPECTED, INSTANCES, INVENTORY, PERMANENT, TRANSIENT
 from alerts.promql import joined
 from alerts.settings import Settings
 from exporter import catalogue
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import number, percent
 
+DRAINING = f'{INSTANCES}{{status="draining"}}'
+COMES_BACK = "7d:1h"
+"""A fleet that comes and goes does so every week."""
+
 
 def group(settings: Settings) -> Group:
     """Return the alerts on the inventory."""
-    shrinks = settings.fleet.comes_and_goes
-    fewer = () if shrinks else (_shrunk(settings), _lost(settings))
-    return Group("ollama-fleet-inventory", (*fewer, _stale(settings)))
+    return Group(
+        "ollama-fleet-inventory",
+        (
+            *_counts(settings),
+            _shrunk(settings),
+            _lost(settings),
+            _empty(settings),
+            _stale(settings),
+            _all_drained(settings),
+            _drained_long(settings),
+        ),
+    )
+
+
+def _counts(settings: Settings) -> tuple[Recording, ...]:
+    transient = settings.scope.fleet_sum(catalogue.FLEET_TRANSIENT_INSTANCES)
+    return (
+        Recording(TRANSIENT, transient),
+        Recording(PERMANENT, f"{INVENTORY} - {TRANSIENT}"),
+        Recording(DRAINED, _drained(settings)),
+    )
+
+
+def _drained(settings: Settings) -> str:
+    """Return how many instances left since the evaluation before, as far as they were drained.
+
+    The smaller of the two: what left the inventory, and what was draining before.
+    """
+    interval = duration_text(settings.prometheus.evaluation_interval)
+    draining = f"sum {settings.scope.by()} ({DRAINING} offset {interval})"
+    return joined(
+        f"clamp_min({PERMANENT} offset {interval} - {PERMANENT}, 0) < {draining}",
+        "or",
+        draining,
+    )
 
 
 def _before(settings: Settings) -> str:
     """Return how many instances there would be if only drained ones had left, as PromQL."""
     window = duration_text(settings.windows.inventory)
-    return f"({INVENTORY} offset {window} - sum_over_time({DRAINED}[{window}]))"
+    return f"({PERMANENT} offset {window} - sum_over_time({DRAINED}[{window}]))"
 
 
 def _shrunk(settings: Settings) -> Alert:
@@ -32,7 +70,7 @@ def _shrunk(settings: Settings) -> Alert:
     return Alert(
         name="OllamaFleetInventoryShrunk",
         settings=("thresholds.inventory_shrunk", "windows.inventory"),
-        expr=joined(INVENTORY, f"< {number(round(1 - share, 12))} * {_before(settings)}"),
+        expr=joined(PERMANENT, f"< {number(round(1 - share, 12))} * {_before(settings)}"),
         for_s=300,
         keep_firing_for_s=300,
         severity=Severity.WARNING,
@@ -52,10 +90,10 @@ def _lost(settings: Settings) -> Alert:
         name="OllamaFleetInventoryLost",
         settings=("thresholds.inventory_lost", "windows.inventory"),
         expr=joined(
-            INVENTORY,
+            PERMANENT,
             f"< {number(kept)} * {_before(settings)}",
             "or",
-            f"{INVENTORY} == 0 and max_over_time({INVENTORY}[1d]) > 0",
+            f"{PERMANENT} == 0 and max_over_time({PERMANENT}[1d]) > 0",
         ),
         for_s=120,
         keep_firing_for_s=360,
@@ -65,6 +103,25 @@ def _lost(settings: Settings) -> Alert:
             f"{{{{ $value }}}} instances are listed, less than {percent(kept)} of those of "
             f"{window} ago. The exporter polls only listed instances: most of the fleet is not "
             "monitored."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _empty(settings: Settings) -> Alert:
+    return Alert(
+        name="OllamaFleetInventoryEmpty",
+        expr=joined(
+            f"{INVENTORY} == 0",
+            f"unless max_over_time({TRANSIENT}[{COMES_BACK}]) > 0",
+        ),
+        for_s=600,
+        keep_firing_for_s=300,
+        severity=Severity.WARNING,
+        summary="The inventory lists no instance.",
+        description=(
+            "{{ $value }} instances are listed: the inventory can be read and is empty. Nothing is "
+            "monitored, and no other alert reports that."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -87,4 +144,46 @@ def _stale(settings: Settings) -> Alert:
             "list; newer instances are not monitored."
         ),
         dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _all_drained(settings: Settings) -> Alert:
+    least = settings.thresholds.min_missing - 1
+    return Alert(
+        name="OllamaFleetAllDrained",
+        settings=("thresholds.min_missing",),
+        expr=joined(
+            # Not a fleet that starts, or whose laptops are closed: most of it must be drained.
+            f"sum {settings.scope.by()} ({DRAINING}) > clamp_min(0.5 * {INVENTORY}, {least})",
+            f"and {EXPECTED} <= 0",
+        ),
+        for_s=300,
+        keep_firing_for_s=300,
+        severity=Severity.CRITICAL,
+        summary="The whole fleet is drained.",
+        description=(
+            "{{ $value }} instances are drained, and the inventory leaves none in service. Every "
+            "request fails. A filter that matches everything is the usual cause."
+        ),
+    )
+
+
+def _drained_long(settings: Settings) -> Alert:
+    scope, window_s = settings.scope, settings.windows.drained
+    window, most = duration_text(window_s), limit(settings.thresholds.drained_instances, settings)
+    return Alert(
+        name="OllamaFleetDrainedLong",
+        settings=("thresholds.drained_instances", "windows.drained"),
+        expr=joined(
+            f"sum {scope.by()} (min_over_time({DRAINING}[{window}])) > {most}",
+            f"and {scope.covered(INVENTORY, window_s)}",
+        ),
+        for_s=300,
+        keep_firing_for_s=300,
+        severity=Severity.WARNING,
+        summary="Many instances have been drained for long.",
+        description=(
+            f"{{{{ $value }}}} instances or more have been drained for {window}. They serve nobody "
+            "and count as missing nowhere: they may be forgotten."
+        ),
     )

@@ -85,7 +85,7 @@ def _many_not_loaded(settings: Settings) -> Alert:
     share = settings.thresholds.not_loaded_share
     return Alert(
         name="OllamaFleetManyModelsNotLoaded",
-        settings=("thresholds.not_loaded_share", "thresholds.min_missing", "windows.provisioning"),
+        settings=("thresholds.not_loaded_share", "thresholds.min_missing"),
         expr=f"{NOT_LOADED} > {too_many(share, settings)}",
         for_s=300,
         keep_firing_for_s=360,

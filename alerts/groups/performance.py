@@ -69,7 +69,6 @@ def _throughput_low(settings: Settings) -> Alert:
         settings=(
             "thresholds.tokens_per_second",
             "thresholds.min_measured",
-            "windows.provisioning",
         ),
         expr=joined(CAPACITY, f"< {speed_floor(settings)}"),
         for_s=300,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from alerts.groups.availability import HEALTHY
+from alerts.groups.availability import HEALTHY, polled_shards, unpolled_shards
 from alerts.inhibition import OUR_WATCHDOG
 from alerts.model import Alert, Dashboard, Group, Severity
 from alerts.names import GENERATED, LATENCY_P99, SPEED
-from alerts.promql import Scope, joined
+from alerts.promql import joined
 from alerts.settings import Settings
 from exporter import catalogue
 from ollama_fleet.durations import duration_text
@@ -103,13 +103,9 @@ def _stale(settings: Settings) -> str:
 
 
 def _shard_missing(settings: Settings) -> Alert:
-    scope = settings.scope
-    shards = f"max {scope.by()} ({scope.last(catalogue.EXPORTER_SHARDS)})"
-    # An exporter that does not poll, or has just started, publishes nothing of its shard.
-    present = f"count {scope.by()} ({_polled_shards(scope)})"
     return Alert(
         name="OllamaFleetShardMissing",
-        expr=joined(shards, f"- {present}", "> 0"),
+        expr=unpolled_shards(settings.scope),
         for_s=120,
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
@@ -120,10 +116,6 @@ def _shard_missing(settings: Settings) -> Alert:
         ),
         dashboard=Dashboard.EXPORTER,
     )
-
-
-def _polled_shards(scope: Scope) -> str:
-    return f"max {scope.by('shard')} ({scope.last(catalogue.FLEET_INVENTORY_INSTANCES)})"
 
 
 def _metrics_absent(settings: Settings) -> Alert:
@@ -155,7 +147,7 @@ def _poll_stale(settings: Settings) -> Alert:
         # While one of its replicas polls, a shard has metrics, and nothing is missed.
         expr=joined(
             f"max {scope.by('shard')} ({scope.last(catalogue.EXPORTER_SHARD_INFO)})",
-            f"unless {scope.on('shard')} {_polled_shards(scope)}",
+            f"unless {scope.on('shard')} {polled_shards(scope)}",
             f"and {scope.on()} ({_stale(settings)})",
         ),
         for_s=60,

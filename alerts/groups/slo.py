@@ -7,12 +7,11 @@ Source: SRE workbook, chapter 5, "Alerting on SLOs", table 5-8, with its 1-day l
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from alerts.groups.errors import RATE_S
 from alerts.model import Alert, Group, Recording, Severity
-from alerts.names import EXPECTED, HEALTHY_RATIO, INVENTORY, REQUEST_ERRORS, REQUESTS
+from alerts.names import AVAILABLE_RATIO, INVENTORY, REQUEST_ERRORS, REQUESTS
 from alerts.promql import joined
 from alerts.settings import Settings
 from ollama_fleet.durations import duration_text
@@ -68,8 +67,6 @@ class Indicator:
     settings: tuple[str, ...]
     longest_page_s: float
     """The longest window whose burn is a page; the others are tickets."""
-    min_missing: int = 0
-    """Number of instances whose loss must stay below a burn that pages; 0 for any."""
 
 
 def availability_group(settings: Settings) -> Group:
@@ -80,10 +77,9 @@ def availability_group(settings: Settings) -> Group:
         settings.slo.availability,
         "The availability error budget burns too fast.",
         "of the instances that should serve were not healthy",
-        ("slo.availability", "slo.period", "thresholds.min_missing", "windows.provisioning"),
-        # Instances missing for hours are work for the day: what users feel of it pages by itself.
-        longest_page_s=HOUR_S,
-        min_missing=settings.thresholds.min_missing,
+        ("slo.availability", "slo.period"),
+        # Too few instances page by themselves: one page for an incident.
+        longest_page_s=0.0,
     )
     records = tuple(
         Recording(_recorded(indicator, window_s), _missing_ratio(settings, window_s))
@@ -115,13 +111,13 @@ def _recorded(indicator: Indicator, window_s: float) -> str:
 
 
 def _missing_ratio(settings: Settings, window_s: float) -> str:
-    missing = f"1 - avg_over_time({HEALTHY_RATIO}[{duration_text(window_s)}])"
+    missing = f"1 - avg_over_time({AVAILABLE_RATIO}[{duration_text(window_s)}])"
     # The mean of a few minutes says nothing about an hour: a Prometheus that has just started
     # would page for the first stumble.
     return (
         missing
         if window_s < HOUR_S
-        else joined(missing, f"and {settings.scope.covered(HEALTHY_RATIO, window_s)}")
+        else joined(missing, f"and {settings.scope.covered(AVAILABLE_RATIO, window_s)}")
     )
 
 
@@ -150,13 +146,10 @@ def _alert(indicator: Indicator, burn: Burn, settings: Settings) -> Alert:
     burning = "\nand ".join(
         f"{_recorded(indicator, window_s)} > {number(limit)}" for window_s in burn.windows_s
     )
-    smallest = _smallest_fleet(indicator, limit) if is_page else 0
-    too_small = f"\nunless {settings.scope.on()} {EXPECTED} < {smallest}" if smallest else ""
-    from_size = f" Smaller fleets than {smallest} get tickets only." if smallest else ""
     return Alert(
         name=indicator.alert,
         settings=indicator.settings,
-        expr=burning + too_small,
+        expr=burning,
         for_s=burn.for_s,
         keep_firing_for_s=300,
         severity=Severity.CRITICAL if is_page else Severity.WARNING,
@@ -166,11 +159,6 @@ def _alert(indicator: Indicator, burn: Burn, settings: Settings) -> Alert:
             f"{{{{ $value | humanizePercentage }}}} {indicator.what} in the last {long}. The "
             f"objective is {percent(indicator.objective)}. At this rate the error budget of "
             f"{duration_text(settings.slo.period)} burns over {number(round(factor, 2))} times as "
-            f"fast as the objective allows.{from_size}"
+            "fast as the objective allows."
         ),
     )
-
-
-def _smallest_fleet(indicator: Indicator, limit: float) -> int:
-    """Return the number of instances from which on a few missing ones are below the limit."""
-    return math.ceil(indicator.min_missing / limit)

@@ -19,7 +19,6 @@ LONGEST_SHORTENED_S = 900
 LONGEST_SHORT_KEEP_S = 12
 SHORT_HOLD_S = {
     "OllamaFleetMetricsAbsent": 30,
-    "OllamaFleetHealthyInstancesLow": 9,
     "OllamaModelUnavailable": 9,
     "OllamaFleetTokenThroughputLow": 12,
 }
@@ -43,6 +42,8 @@ class Pace:
 
     name: PaceName
     poll_s: int
+    grace_s: int
+    """For how long the exporter calls a failure recent."""
     refresh_s: int
     """Between two looks at the inventory."""
     scrape_s: int
@@ -68,6 +69,7 @@ class Pace:
 SHIPPED = Pace(
     name=PaceName.SHIPPED,
     poll_s=10,
+    grace_s=90,
     refresh_s=10,
     scrape_s=15,
     scrape_timeout_s=10,
@@ -83,6 +85,7 @@ SHIPPED = Pace(
 SHORT = Pace(
     name=PaceName.SHORT,
     poll_s=3,
+    grace_s=6,
     refresh_s=1,
     scrape_s=3,
     scrape_timeout_s=3,
@@ -98,7 +101,7 @@ SHORT = Pace(
 PACES: Mapping[PaceName, Pace] = {pace.name: pace for pace in (SHIPPED, SHORT)}
 
 WINDOWS = (
-    *("rate", "canary", "drop", "provisioning", "stuck", "flapping", "out_of_memory", "inventory"),
+    *("rate", "canary", "stuck", "flapping", "out_of_memory", "inventory"),
     "telemetry",
 )
 """The windows that a short pace divides; those of trends stay as they are."""

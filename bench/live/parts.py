@@ -165,6 +165,7 @@ def exporter(plan: Plan) -> ChildSpec:
         f"--inventory.refresh-interval={plan.pace.refresh_s}s",
         f"--web.listen-address={address_of(port)}",
         f"--poll.interval={poll_s}s",
+        f"--poll.grace-period={plan.pace.grace_s}s",
         # A poll must end before the next one is due.
         f"--poll.health-timeout={min(2000, 500 * poll_s)}ms",
         f"--poll.metrics-timeout={min(5000, 800 * poll_s)}ms",

@@ -36,7 +36,7 @@ class Result:
     intervals_s: float
     """Sum of all intervals that can pass until it comes."""
     least_s: float
-    """What no message can come before: the alert's `for`, and the wait of its group."""
+    """What no message can come before: a grace period, the alert's `for`, its group's wait."""
     resolved_after_s: float | None
     """From the healing to the message that it is over."""
     arrived: Arrived
@@ -52,7 +52,8 @@ def least_s(lab: Lab, scenario: Scenario) -> float:
     """Return the lower bound of the time from fault to message."""
     pace = lab.pace
     wait_s = pace.group_wait_s if scenario.page else pace.ticket_group_wait_s
-    return lab.hold_s(scenario.alert) + wait_s
+    grace_s = pace.grace_s if scenario.is_graced else 0
+    return grace_s + lab.hold_s(scenario.alert) + wait_s
 
 
 def intervals_s(lab: Lab, scenario: Scenario) -> float:
@@ -193,5 +194,4 @@ def _longest_end_s(lab: Lab, scenario: Scenario) -> float:
     pace = lab.pace
     seen_s = BACKED_OFF_POLLS * pace.poll_s + pace.scrape_s + pace.evaluation_s
     keep_s = max(map(lab.keep_s, (scenario.alert, *scenario.may_page)))
-    window_s = scenario.shipped_window_s if pace.is_shipped else 0.0
-    return seen_s + window_s + keep_s + 2 * pace.group_interval_s + pace.slack_s
+    return seen_s + keep_s + 2 * pace.group_interval_s + pace.slack_s

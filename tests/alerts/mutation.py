@@ -84,7 +84,7 @@ def mutants(rule: Rule) -> Iterator[Mutant]:
 def _durations(rule: Rule, key: str) -> Iterator[Mutant]:
     before = rule.body[key]
     for step_s in (-EVALUATION_INTERVAL_S, EVALUATION_INTERVAL_S):
-        after = duration_text(parse_duration_s(before) + step_s)
+        after = duration_text(max(0.0, parse_duration_s(before) + step_s))
         yield Mutant(rule, f"{key} {before} -> {after}", {**rule.body, key: after})
 
 

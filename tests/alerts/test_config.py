@@ -80,14 +80,14 @@ def test_an_option_comes_before_the_file_and_the_later_before_the_earlier(tmp_pa
 def test_every_problem_is_named_with_its_place(tmp_path: Path) -> None:
     path = written(
         tmp_path,
-        "thresholds:\n  healthy_instances: some\n  version: 3\nwindows:\n  drop: 5\nflet: {}\n",
+        "thresholds:\n  healthy_instances: some\n  version: 3\nwindows:\n  rate: 5\nflet: {}\n",
     )
 
     assert [
         f"{path}:2: thresholds.healthy_instances: must be a number above 0, a share such as 99%, "
         "or `40 per instance`, got 'some'",
         f"{path}:3: thresholds.version: unknown key; did you mean versions?",
-        f"{path}:5: windows.drop: must be a duration such as 7d, 1h30m, 15s or 500ms, got 5",
+        f"{path}:5: windows.rate: must be a duration such as 7d, 1h30m, 15s or 500ms, got 5",
         f"{path}:6: flet: unknown key; did you mean fleet?",
     ] == refusal(path)
 
@@ -149,7 +149,7 @@ def test_settings_that_contradict_each_other_are_refused_together() -> None:
         None,
         "prometheus.scrape_interval=80s",
         "prometheus.scrape_timeout=90s",
-        "windows.drop=4m",
+        "windows.canary=4m",
         "thresholds.rotation_critical_age=7d",
         "thresholds.inventory_lost=10%",
     )
@@ -158,7 +158,7 @@ def test_settings_that_contradict_each_other_are_refused_together() -> None:
         "prometheus.scrape_timeout (1m30s) must not be longer than prometheus.scrape_interval",
         "prometheus.scrape_interval (1m20s) must not be longer than 1m15s",
         "windows.rate (5m) must be at least 5m20s, which is 4 scrape intervals",
-        "windows.drop (4m) must be at least 5m20s, which is 4 scrape intervals",
+        "windows.canary (4m) must be at least 5m20s, which is 4 scrape intervals",
         "thresholds.rotation_critical_age must be longer than thresholds.rotation_age",
         "thresholds.inventory_lost must be larger than thresholds.inventory_shrunk",
     )
@@ -204,7 +204,7 @@ def test_what_is_no_plain_number_is_refused(change: str) -> None:
 def test_an_objective_whose_page_could_never_come_is_refused(name: str) -> None:
     (problem,) = refusal(None, f"slo.{name}=90%")
 
-    assert f"slo.{name} is so low that its page can never come" in problem
+    assert f"slo.{name} is so low that no alert can ever fire" in problem
     config.load(changes=[f"slo.{name}=95%"])
 
 

@@ -49,12 +49,14 @@ def _sent_after_s(name: str) -> float:
     [
         ("OllamaFleetExporterDown", "OllamaFleetShardMissing"),
         ("OllamaFleetExporterDown", "OllamaFleetExporterReplicaDown"),
-        ("OllamaFleetShardMissing", "OllamaFleetHealthDroppingFast"),
-        ("OllamaFleetShardMissing", "OllamaFleetHealthyInstancesLow"),
         ("OllamaFleetShardMissing", "OllamaFleetTokenThroughputLow"),
         ("OllamaFleetPollStale", "OllamaFleetMetricsAbsent"),
         ("OllamaFleetInventoryLost", "OllamaFleetInventoryShrunk"),
-        ("OllamaFleetHealthyInstancesLow", "OllamaFleetHealthDroppingFast"),
+        ("OllamaFleetHealthyInstancesLow", "OllamaModelInstancesDown"),
+        ("OllamaFleetHealthyInstancesLow", "OllamaFleetAvailabilityBudgetBurn"),
+        ("OllamaFleetAllDrained", "OllamaFleetDrainedLong"),
+        ("OllamaModelUnavailable", "OllamaModelInstancesDown"),
+        ("OllamaFleetInventoryLost", "OllamaFleetInventoryEmpty"),
         ("OllamaFleetHealthyInstancesLow", "OllamaFleetTokenThroughputLow"),
         ("OllamaFleetHealthyInstancesLow", "OllamaNodeInstancesDown"),
         ("OllamaNodeInstancesDown", "OllamaNodeSlowerThanFleet"),
@@ -157,21 +159,33 @@ MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
         named("OllamaFleetHealthyInstancesLow"),
         named("OllamaFleetTokenThroughputLow")
         + named(
-            "OllamaFleetHealthDroppingFast",
             "OllamaFleetCapacityLow",
             "OllamaFleetQueueSaturated",
+            "OllamaFleetAvailabilityBudgetBurn",
             severity="warning",
         )
+        + named("OllamaModelInstancesDown", severity="warning", model="m")
         + named("OllamaNodeInstancesDown", **NODE_1),
-        named("OllamaFleetAvailabilityBudgetBurn", long_window="1h")
-        + named("OllamaFleetErrorBudgetBurn", "OllamaFleetLatencyP99High")
+        named("OllamaFleetErrorBudgetBurn", "OllamaFleetLatencyP99High")
         + named("OllamaModelUnavailable", model="m"),
     ),
     (
-        "too few instances mute the slow burn of their budget",
-        named("OllamaFleetHealthyInstancesLow"),
-        named("OllamaFleetAvailabilityBudgetBurn", severity="warning", long_window="3d"),
-        named("OllamaFleetErrorBudgetBurn", severity="warning", long_window="3d"),
+        "a model that is gone mutes that many of its instances are",
+        named("OllamaModelUnavailable", model="m"),
+        named("OllamaModelInstancesDown", severity="warning", model="m"),
+        [],
+    ),
+    (
+        "a model that is gone mutes nothing about another one",
+        named("OllamaModelUnavailable", model="m"),
+        [],
+        named("OllamaModelInstancesDown", severity="warning", model="n"),
+    ),
+    (
+        "a fleet that is wholly drained mutes that much of it is",
+        named("OllamaFleetAllDrained"),
+        named("OllamaFleetDrainedLong", severity="warning"),
+        named("OllamaFleetLatencyP99High"),
     ),
     (
         "a dead node mutes its slowness and its instances",
@@ -322,7 +336,7 @@ async def test_a_dead_exporter_is_one_page_and_no_ticket(
     assert [] == taken.told("ticket")
 
 
-async def test_the_loss_of_half_the_fleet_is_at_most_three_notifications(
+async def test_the_loss_of_half_the_fleet_is_at_most_two_notifications(
     alertmanager: Alertmanager, taken: Inbox
 ) -> None:
     """Five hundred nodes are gone. Users feel it, so their errors are told of as well."""
@@ -330,18 +344,17 @@ async def test_the_loss_of_half_the_fleet_is_at_most_three_notifications(
 
     await alertmanager.fire(
         named("OllamaFleetHealthyInstancesLow")
-        + named("OllamaFleetAvailabilityBudgetBurn", long_window="1h")
-        + named("OllamaFleetAvailabilityBudgetBurn", severity="warning", long_window="3d")
+        + named("OllamaFleetAvailabilityBudgetBurn", severity="warning", long_window="1h")
         + named("OllamaFleetErrorBudgetBurn", long_window="1h")
         + named("OllamaFleetTokenThroughputLow")
-        + named("OllamaFleetHealthDroppingFast", "OllamaFleetCapacityLow", severity="warning")
+        + named("OllamaFleetCapacityLow", severity="warning")
+        + named("OllamaModelInstancesDown", severity="warning", model="m")
         + named("OllamaFleetQueueSaturated", severity="warning")
         + [labels_of("OllamaNodeInstancesDown", "warning", node=node) for node in nodes]
     )
     await all_told(alertmanager, taken)
 
     assert [
-        "OllamaFleetAvailabilityBudgetBurn",
         "OllamaFleetErrorBudgetBurn",
         "OllamaFleetHealthyInstancesLow",
     ] == taken.told("page")

@@ -39,14 +39,17 @@ HARMLESS = {
     r"^fleet:ollama_instances_drained:delta: .*, 0\) «<» .* -> <=": (
         "of two equal numbers either is the smaller"
     ),
-    r"^fleet:ollama_instances_provisioning:stuck: 1\. «sum».* -> max": (
+    r"^OllamaFleet(AllDrained|DrainedLong): .*«sum».* -> max": (
         "a cluster has one such series; the sum only takes its status off"
     ),
     r"^OllamaFleetExporterDown: .*«(max|max_over_time)».*\[1h\]\)\) unless.* -> min": (
         "that a target was there counts, not whether it answered"
     ),
-    r"^OllamaFleetCapacityLow: .* «<» 0\.99 and .* -> <=": (
-        "only a constant ratio predicts the floor to the last bit, and it is never below its mean"
+    r"^OllamaFleetCapacityLow: .* «<» 14400 and .* -> <=": (
+        "no number of samples has a mean that reaches the floor at that second, to the last bit"
+    ),
+    r"^OllamaFleetCapacityLow: .* «>» 0\.25 \* avg_over_time.* -> >=": (
+        "no loss is a quarter of its mean to the last bit"
     ),
     r"^OllamaFleetInstancesNotServing: .*«max» .*last_over_time\(.*_queued.* -> min": (
         "that an instance tells of its queue counts, not what it tells"

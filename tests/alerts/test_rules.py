@@ -54,7 +54,8 @@ def test_the_articles_rules_fire_at_its_three_figures(
     result = run(promtool_binary, write(tmp_path, _seen_by(file, ARTICLE_RULES), file.document))
 
     assert 0 == result.returncode, result.stdout
-    assert texts["OllamaFleetHealthyInstancesLow"].endswith("< 9900")
+    assert "< 9900" == texts["OllamaFleetHealthyInstancesLow"].splitlines()[1]
+    assert " - 9900 >= 0" in texts["OllamaFleetCapacityLow"]
     assert texts["OllamaFleetLatencyP99High"].endswith("> 0.15")
     assert texts["OllamaFleetTokenThroughputLow"].endswith("< 400000")
 
@@ -65,6 +66,7 @@ def test_every_other_rule_of_the_article_is_one_that_the_tests_above_have_seen()
 
     assert [rule.name for rule in RULES] == [rule.name for rule in ARTICLE_RULES]
     assert differing == {
+        "OllamaFleetCapacityLow",
         "OllamaFleetHealthyInstancesLow",
         "OllamaFleetTokenThroughputLow",
         "fleet:ollama_healthy_instances:threshold",

@@ -80,7 +80,7 @@ def past() -> Iterator[tuple[str, Mapping[int, float]]]:
     times = range(end_s - DAYS * DAY_S, end_s + 1, STEP_S)
     incident = range(end_s - DAY_S, end_s - DAY_S + 3600)
     healthy = {at_s: 40.0 if at_s in incident else N_INSTANCES for at_s in times}
-    yield f'{names.INSTANCES}{{status="healthy"}}', healthy
+    yield names.AVAILABLE, healthy
     yield names.INVENTORY, dict.fromkeys(times, N_INSTANCES + N_DRAINED)
     yield names.EXPECTED, dict.fromkeys(times, N_INSTANCES)
     yield (
