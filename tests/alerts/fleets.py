@@ -154,6 +154,8 @@ class Fleet:
     def _told(self, selector: str, values: Samples) -> Iterator[dict[str, str]]:
         name, _, labels = selector.rstrip("}").partition("{")
         own = [f'job="ollama-fleet-exporter",instance="{self.exporter}"']
+        if name.startswith("ollama_provisioner_"):
+            own = ['job="ollama-fleet-provisioner",instance="provisioner:8080"']
         if self.cluster:
             own.append(f'cluster="{self.cluster}"')
         if name.startswith(("ollama_fleet_", "ollama_model_", "ollama_node_")):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from alerts import config
-from tests.alerts.fleets import RECENTLY_FAILED, Fleet
+from tests.alerts.fleets import CONDITION, RECENTLY_FAILED, RESTARTS, Fleet, requests
 from tests.alerts.plays import GRACE_MIN, Play, Scenario, played
 
 HOURS = Play(minutes=170, before=70)
@@ -20,8 +21,27 @@ LOADING = {"loading": HOURS.since(100, 10), "unhealthy": [(BEFORE + 10, 0), (1, 
 """Of instances that never end loading: so the exporter calls them for its `loading-timeout`."""
 SOUND_NODE = {"healthy": [(1, 100)]}
 EVERY_OTHER_MINUTE = [(BEFORE, 0), *[(1, 100 * (n % 2)) for n in range(HOURS.minutes)]]
+FLAPPING = Fleet(
+    listed=[(1, 2000)],
+    statuses={"unreachable": EVERY_OTHER_MINUTE},
+    gauges={
+        RECENTLY_FAILED: EVERY_OTHER_MINUTE,
+        CONDITION.format("flapping"): [(BEFORE + 5, 0), (1, 100)],
+    },
+)
+UP_TO_DATE = [(BEFORE, 2000), *[(1, 50 * n) for n in range(40)], (1, 2000)]
 
 SCENARIOS = [
+    Scenario(
+        "the only server dead for good",
+        [HOURS.killed(1, 1)],
+        pages={FLOOR: 10},
+    ),
+    Scenario(
+        "1 of 5 dead for good",
+        [HOURS.killed(5, 1, nodes={"n-0": HOURS.part(1, 1)})],
+        tickets={BUDGET: 60},
+    ),
     *(
         Scenario(f"1 of {size} restarts for 5 minutes", [HOURS.killed(size, 1, 5)], may={BUDGET})
         for size in (5, 20, 60, 100, 200)
@@ -49,6 +69,65 @@ SCENARIOS = [
         may={BUDGET},
     ),
     Scenario(
+        "500 of a model's 1,000 dead in 100,000",
+        [
+            HOURS.killed(
+                100_000,
+                500,
+                models={"a": {"healthy": [(1, 99_000)]}, "b": HOURS.part(1000, 500)},
+            )
+        ],
+        tickets={f"{MODEL} b": 15},
+        may={BUDGET},
+    ),
+    Scenario(
+        "two developers stop their own model over night",
+        [HOURS.killed(10_000, 2, models={"a": {"healthy": [(1, 9998)]}, "dev": HOURS.part(2, 2)})],
+    ),
+    Scenario(
+        "half as many again are listed at once and load for 10 minutes",
+        [
+            Fleet(
+                listed=HOURS.since(1500, otherwise=1000),
+                statuses={"starting": HOURS.since(500, 10)},
+            )
+        ],
+    ),
+    Scenario(
+        "our own provisioner rolls out 2,000, 50 at once, a minute each",
+        [
+            Fleet(
+                listed=[(1, 2000)],
+                statuses={"provisioning": HOURS.since(45, 40), "draining": HOURS.since(5, 40)},
+                gauges={
+                    "ollama_provisioner_leader": [(1, 1)],
+                    "ollama_provisioner_wanted_instances": [(1, 2000)],
+                    "ollama_provisioner_ready_instances": UP_TO_DATE,
+                },
+                counters={
+                    RESTARTS: HOURS.since(50, 40),
+                    'ollama_provisioner_replacements_total{reason="changed"}': HOURS.since(50, 40),
+                },
+            )
+        ],
+    ),
+    Scenario(
+        "all drained by a wrong filter",
+        [Fleet(listed=[(1, 200)], statuses={"draining": HOURS.since(200)})],
+        pages={"OllamaFleetAllDrained": 10},
+    ),
+    Scenario(
+        "5% of 2,000 go up and down each minute",
+        [FLAPPING],
+        tickets={"OllamaFleetInstancesFlapping": 15},
+    ),
+    Scenario(
+        "5% of 2,000 go up and down each minute, and users feel it",
+        [replace(FLAPPING, counters=requests([(1, 2000)], 0.08, failing=HOURS.since(200)))],
+        pages={"OllamaFleetErrorBudgetBurn": 40},
+        tickets={"OllamaFleetInstancesFlapping": 15},
+    ),
+    Scenario(
         "one of two replicas cut off from half the fleet",
         [
             Fleet(listed=[(1, 2000)], exporter=FIRST),
@@ -63,6 +142,12 @@ SCENARIOS = [
         may={"OllamaFleetReplicasDisagree"},
         is_from_start=True,
         has_label=False,
+    ),
+    Scenario(
+        "an inventory is empty from the start",
+        [Fleet(listed=[(1, 0)])],
+        tickets={"OllamaFleetInventoryEmpty": 30},
+        is_from_start=True,
     ),
 ]
 
