@@ -326,7 +326,7 @@ class ScrapeTarget:
                 self.last_failure = LastFailure(verdict.outcome, verdict.detail, start.polled_at_s)
         self._is_unreachable = verdict.outcome in NOBODY_THERE
         if verdict.outcome is Outcome.REFUSED and self.history.was_healthy:
-            self._was_refused = True
+            self._was_refused |= self.target.state is State.RUNNING
         delta = NO_DELTA
         if verdict.values is not NO_VALUES:
             self._note_gpu(verdict.values)

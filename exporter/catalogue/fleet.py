@@ -55,9 +55,9 @@ FLEET_RESTARTS = Series(
     "ollama_fleet_restarts_total",
     Kind.COUNTER,
     "Restarts of instances seen since this exporter started: a later start time, another version, "
-    "a token counter that went back, or, if no start time is reported, a refused connection "
-    "between two healthy polls. A restart of stock Ollama between two polls shows only by a new "
-    "version, or a new `started` in the inventory.",
+    "a token counter that went back, or, if no start time is reported and the inventory says "
+    "running, a refused connection between two healthy polls. A restart of stock Ollama between "
+    "two polls shows only by a new version, or a new `started` in the inventory.",
     SHARD,
 )
 FLEET_ENGINE_INSTANCES = Series(

@@ -522,3 +522,20 @@ def test_the_warning_says_which_limit_and_what_helps() -> None:
     assert "10,000 instances" in text
     assert "limit of 1,024" in text
     assert f"to {10_000 + RESERVE + 200:,} (ulimit -n, LimitNOFILE=) or use --shard" in text
+
+
+async def test_what_the_settings_say_of_failures_and_starts_is_in_the_exposition(
+    tmp_path: Path,
+) -> None:
+    fleet = Fleet(tmp_path / "fleet.json")
+    fleet.write_list("a", port=free_port())
+    brief = config(fleet.path, poll__grace_period="1ms", poll__starting_timeout="1h")
+    transient = config(fleet.path, inventory__transient="all", poll__starting_timeout="2s")
+    async with Exporter(brief) as short, Exporter(transient) as all_transient:
+        await Pages(short).until_values(catalogue.FLEET_RECENTLY_FAILED_INSTANCES, [0.0])
+        await Pages(all_transient).until_values(catalogue.FLEET_TRANSIENT_INSTANCES, [1.0])
+        fleet.write_list("a", "new", port=free_port())
+        await Pages(short).until_statuses({"a": "unreachable", "new": "starting"})
+        await Pages(all_transient).until_statuses({"a": "away", "new": "starting"})
+        await Pages(all_transient).until_statuses({"a": "away", "new": "away"})
+        assert (await Pages(all_transient).instances())["a"]["is_transient"]

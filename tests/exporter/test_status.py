@@ -36,6 +36,7 @@ class Watched:
         self, port: int, state: State = State.RUNNING, *, is_new: bool = False, transient: str = ""
     ) -> None:
         self.clock = HeldClock()
+        self.n_restarts = 0
         options = PollOptions(
             health_timeout_s=60.0,
             metrics_timeout_s=60.0,
@@ -62,11 +63,13 @@ class Watched:
 
     async def poll(self, after_s: float = 10.0) -> Status:
         self.clock.now_s += after_s
-        await self.scrape_target.poll(self.scrape_target.start_poll())
+        result = await self.scrape_target.poll(self.scrape_target.start_poll())
+        self.n_restarts += result.delta.n_restarts
         return self.status
 
-    def relist(self, state: State) -> Status:
-        changed = replace(self.scrape_target.target, state=state)
+    def relist(self, state: State, port: int | None = None) -> Status:
+        listed = self.scrape_target.target
+        changed = replace(listed, state=state, port=port or listed.port)
         self.scrape_target.close()
         self.scrape_target = self.scrape_target.successor(changed)
         return self.status
@@ -250,7 +253,7 @@ def test_what_left_while_it_failed_is_as_it_was_when_it_is_back_in_time(
     departed.note("healthy", StatusHistory(), 10.0)
     departed.note("coming", coming, 20.0)  # one too many: the first one is forgotten
 
-    back = [departed.recall(id_, 909.0) for id_ in ("early", "failing", "healthy", "failing")]
+    back = [departed.recall(id_, 899.0) for id_ in ("early", "failing", "healthy", "failing")]
     assert [None, failing, None, None] == back
     assert departed.recall("coming", 920.0) is None
 
@@ -294,3 +297,28 @@ async def test_a_refused_connection_between_two_healthy_polls_is_a_restart() -> 
             await polled.polled_again("a")
 
     assert (0, 1) == (first, polled.fleet_counters.restarts)
+
+
+@pytest.mark.parametrize(
+    ("states", "is_moved", "expected"),
+    [
+        ((State.RUNNING, State.RUNNING), False, 1),
+        ((State.RUNNING, State.RUNNING), True, 0),
+        ((State.DRAINING, State.RUNNING), False, 0),
+    ],
+)
+async def test_another_server_and_a_drained_one_have_not_restarted(
+    states: tuple[State, State], is_moved: bool, expected: int
+) -> None:
+    port, other_port = free_port(), free_port()
+    one = Watched(port)
+    async with serving(FLEET, port):
+        await one.poll()
+    one.relist(states[0])
+    await one.poll()
+    now_at = other_port if is_moved else port
+    one.relist(states[1], port=now_at)
+    async with serving(FLEET, now_at):
+        await one.poll()
+
+    assert expected == one.n_restarts

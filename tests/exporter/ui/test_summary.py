@@ -299,7 +299,7 @@ def test_throughput_is_extrapolated_to_instances_of_unknown_speed(
     assert expected == throughput(of)
 
 
-def test_what_is_drained_or_provisioned_is_not_expected_to_serve() -> None:
+def test_what_starts_is_drained_or_is_away_is_not_expected_to_serve() -> None:
     assert (
         6
         == n_expected(totals(healthy=1, unhealthy=1, unreachable=1, loading=2, unknown=1))
@@ -312,6 +312,8 @@ def test_what_is_drained_or_provisioned_is_not_expected_to_serve() -> None:
                 unknown=1,
                 draining=4,
                 provisioning=9,
+                starting=3,
+                away=2,
             )
         )
     )
