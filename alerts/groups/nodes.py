@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import NODE_EXPECTED, NODE_INSTANCES, NODE_SPEED, NODE_SPEED_RATIO
-from alerts.promql import indented, joined
+from alerts.promql import joined
 from alerts.settings import Settings
 from exporter import catalogue
 from ollama_fleet.levels import number, percent
 
+EVERY = 4
+"""In evaluation intervals: there may be as many nodes as instances."""
 JUDGED = 'status=~"healthy|unhealthy|unreachable|loading"'
 """Instances that should serve and whose polls say whether they do."""
 LEAST_FAILING = 2
@@ -26,6 +28,7 @@ def group(settings: Settings) -> Group:
             _node_slow(settings),
             _many_slow(settings),
         ),
+        every=EVERY,
     )
 
 
@@ -35,19 +38,22 @@ def slow_ratio(settings: Settings) -> str:
 
 
 def _speeds(settings: Settings) -> tuple[Recording, ...]:
-    """Return the speed of nodes; replicas and shards each know a random part of a node."""
+    """Return the speed of nodes, a mean over exporters: each shard has a random part of a node."""
     scope = settings.scope
-    per_instance = (
-        f"{scope.last(catalogue.NODE_TOKENS_PER_SECOND)}\n"
-        f"/ {scope.last(catalogue.NODE_MEASURED_INSTANCES)}"
-    )
-    peers = scope.last(catalogue.NODE_PEERS_TOKENS_PER_SECOND)
     mean = f"avg {scope.by('node', 'model', 'engine')}"
+    speed, measured, peers = map(
+        scope.last,
+        (
+            catalogue.NODE_TOKENS_PER_SECOND,
+            catalogue.NODE_MEASURED_INSTANCES,
+            catalogue.NODE_PEERS_TOKENS_PER_SECOND,
+        ),
+    )
     return (
         Recording(NODE_INSTANCES, scope.fleet_sum(catalogue.NODE_INSTANCES, "node", "status")),
         Recording(NODE_EXPECTED, _expected(settings)),
-        Recording(NODE_SPEED, f"{mean} (\n  {indented(per_instance)}\n)"),
-        Recording(NODE_SPEED_RATIO, f"{mean} (\n  {indented(per_instance)}\n  / {peers}\n)"),
+        Recording(NODE_SPEED, f"{mean} (\n  {speed}\n  / {measured}\n)"),
+        Recording(NODE_SPEED_RATIO, f"{NODE_SPEED} / {mean} ({peers})"),
     )
 
 
@@ -91,7 +97,7 @@ def _node_slow(settings: Settings) -> Alert:
     return Alert(
         name="OllamaNodeSlowerThanFleet",
         settings=("thresholds.slow_node",),
-        expr=f"{settings.scope.last(NODE_SPEED_RATIO)} < {slow_ratio(settings)}",
+        expr=f"{NODE_SPEED_RATIO} < {slow_ratio(settings)}",
         for_s=900,
         keep_firing_for_s=600,
         severity=Severity.WARNING,
@@ -109,8 +115,8 @@ def _node_slow(settings: Settings) -> Alert:
 
 def _many_slow(settings: Settings) -> Alert:
     scope, share = settings.scope, settings.thresholds.slow_nodes
-    slow = f"{scope.last(NODE_SPEED_RATIO)} < {slow_ratio(settings)}"
-    nodes = f"count {scope.by()} (count {scope.by('node')} ({scope.last(NODE_SPEED)}))"
+    slow = f"{NODE_SPEED_RATIO} < {slow_ratio(settings)}"
+    nodes = f"count {scope.by()} (count {scope.by('node')} ({NODE_SPEED}))"
     return Alert(
         name="OllamaFleetManySlowNodes",
         settings=("thresholds.slow_nodes", "thresholds.slow_node"),
