@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FAILING = frozenset({Status.UNHEALTHY, Status.UNREACHABLE, Status.LOADING, Status.UNKNOWN})
 """Statuses of an instance that should serve and does not."""
+NOT_EXPECTED = frozenset({Status.STARTING, Status.PROVISIONING, Status.DRAINING, Status.AWAY})
+"""Statuses of an instance that need not serve."""
 
 
 class StatusHistory(msgspec.Struct, gc=False):

@@ -25,7 +25,7 @@ from exporter.inventory import Inventory, sources_for
 from exporter.inventory.sources import urls_of
 from exporter.model import Outcome, Target
 from exporter.settings import SETTINGS
-from exporter.status import polled_status
+from exporter.status import NOT_EXPECTED, polled_status
 from exporter.web import PATHS
 from ollama_fleet import COMMANDS
 from ollama_fleet.clock import SystemClock
@@ -189,7 +189,7 @@ def test_every_path_and_name_in_the_architecture_exists() -> None:
 # The exporter
 
 
-def test_every_endpoint_outcome_and_engine_is_documented() -> None:
+def test_every_endpoint_outcome_engine_and_status_that_is_not_missed_is_documented() -> None:
     target = Target("a", "127.0.0.1", 1)
     outcomes = table(EXPORTER, "outcome")
     rows = table(TEXT_BY_PATH[DOCS / "engines.md"], "engine")
@@ -199,6 +199,7 @@ def test_every_endpoint_outcome_and_engine_is_documented() -> None:
         name: cells[0] for name, cells in outcomes.items()
     }
     assert {engine.name for engine in ENGINES} == set(rows)
+    assert {*map(str, NOT_EXPECTED)} == set(table(EXPORTER, "status"))
 
 
 def test_the_boundaries_of_histograms_are_ours() -> None:

@@ -13,6 +13,7 @@ import msgspec
 from exporter import catalogue
 from exporter.model import Condition, Status
 from exporter.snapshot import QUANTILE, quantile
+from exporter.status import NOT_EXPECTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -185,9 +186,6 @@ def n_expected(totals: Totals) -> int:
     """Return how many instances should serve: what is on its way in or out is not missing."""
     counts = totals.instances
     return counts.total() - sum([counts[status] for status in NOT_EXPECTED])
-
-
-NOT_EXPECTED = (Status.STARTING, Status.PROVISIONING, Status.DRAINING, Status.AWAY)
 
 
 def thresholds(limits: Limits, n_instances: int) -> dict[Name, float]:

@@ -11,7 +11,6 @@ from exporter.model import (
     CanaryOutcome,
     CanaryState,
     Condition,
-    HealthCheck,
     Histogram,
     LoadedModel,
     Outcome,
@@ -22,7 +21,7 @@ from exporter.model import (
 )
 from exporter.peers import NodeKey
 from exporter.snapshot import MAX_VERSIONS, Aggregation
-from tests.exporter.fleets import NOW_S, listed_status, reading, row, snapshot
+from tests.exporter.fleets import NOW_S, reading, row, snapshot
 
 FRESH = CounterState()
 
@@ -35,57 +34,6 @@ def target(
 
 def fast(speed: float, p99_s: float | None = None) -> Values:
     return Values(tokens_per_second=speed, latency_p99_s=p99_s)
-
-
-@pytest.mark.parametrize(
-    ("outcome", "expected"),
-    [
-        (Outcome.OK, Status.HEALTHY),
-        (Outcome.LOADING, Status.LOADING),
-        (Outcome.REFUSED, Status.UNREACHABLE),
-        (Outcome.CONNECT_TIMEOUT, Status.UNREACHABLE),
-        (Outcome.CONNECT_FAILED, Status.UNREACHABLE),
-        (Outcome.UNRESOLVED, Status.UNREACHABLE),
-        (Outcome.TLS, Status.UNREACHABLE),
-        (Outcome.RESET, Status.UNREACHABLE),
-        (Outcome.TIMEOUT, Status.UNHEALTHY),
-        (Outcome.CLOSED, Status.UNHEALTHY),
-        (Outcome.MALFORMED, Status.UNHEALTHY),
-        (Outcome.TOO_LARGE, Status.UNHEALTHY),
-        (Outcome.FORBIDDEN, Status.UNHEALTHY),
-        (Outcome.HTTP_STATUS, Status.UNHEALTHY),
-        (Outcome.BAD_BODY, Status.UNHEALTHY),
-        (Outcome.UNRECOGNISED, Status.UNHEALTHY),
-        (Outcome.NO_DESCRIPTOR, Status.UNKNOWN),
-    ],
-)
-def test_each_outcome_has_its_status(outcome: Outcome, expected: Status) -> None:
-    assert expected == listed_status(target(), reading(outcome))
-
-
-@pytest.mark.parametrize("state", [State.PROVISIONING, State.DRAINING])
-def test_what_the_inventory_says_comes_first(state: State) -> None:
-    assert Status(state.value) == listed_status(target(state=state), reading())
-
-
-@pytest.mark.parametrize(
-    ("health", "n_stalled", "outcome", "expected"),
-    [
-        (HealthCheck.CANARY, 1, Outcome.OK, Status.HEALTHY),
-        (HealthCheck.CANARY, 2, Outcome.OK, Status.UNHEALTHY),
-        (HealthCheck.CANARY, 2, Outcome.REFUSED, Status.UNREACHABLE),
-        (HealthCheck.POLL, 9, Outcome.OK, Status.HEALTHY),
-    ],
-)
-def test_two_stalled_canaries_in_a_row_are_unhealthy_where_the_inventory_says_so(
-    health: HealthCheck, n_stalled: int, outcome: Outcome, expected: Status
-) -> None:
-    canary = CanaryState(CanaryOutcome.STALLED, "", NOW_S, n_stalled, NOW_S)
-
-    one = replace(target(), health=health)
-
-    assert expected is listed_status(one, reading(outcome), canary)
-    assert Status.DRAINING is listed_status(replace(one, state=State.DRAINING), reading(), canary)
 
 
 def test_an_instance_whose_last_canary_stalled_has_that_condition() -> None:

@@ -13,11 +13,19 @@ from exporter.counters import FleetCounters
 from exporter.engines.auto import all_engines
 from exporter.instance_client import TransportConfig
 from exporter.inventory import Change
-from exporter.model import Outcome, State, Status, Target
+from exporter.model import (
+    CanaryOutcome,
+    CanaryState,
+    HealthCheck,
+    Outcome,
+    State,
+    Status,
+    Target,
+)
 from exporter.resolver import Resolver
 from exporter.scrape_target import PollOptions, ScrapeTarget
 from exporter.snapshot import Aggregation
-from exporter.status import Departed, StatusHistory, Transient, is_within, status_of
+from exporter.status import Departed, StatusHistory, Transient, is_within, polled_status, status_of
 from tests.exporter.fleets import NOW_S, reading, row
 from tests.exporter.inventory.fakes import HeldClock
 from tests.exporter.pollers import target, watching
@@ -73,6 +81,51 @@ class Watched:
         self.scrape_target.close()
         self.scrape_target = self.scrape_target.successor(changed)
         return self.status
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (Outcome.OK, Status.HEALTHY),
+        (Outcome.LOADING, Status.LOADING),
+        (Outcome.REFUSED, Status.UNREACHABLE),
+        (Outcome.CONNECT_TIMEOUT, Status.UNREACHABLE),
+        (Outcome.CONNECT_FAILED, Status.UNREACHABLE),
+        (Outcome.UNRESOLVED, Status.UNREACHABLE),
+        (Outcome.TLS, Status.UNREACHABLE),
+        (Outcome.RESET, Status.UNREACHABLE),
+        (Outcome.TIMEOUT, Status.UNHEALTHY),
+        (Outcome.CLOSED, Status.UNHEALTHY),
+        (Outcome.MALFORMED, Status.UNHEALTHY),
+        (Outcome.TOO_LARGE, Status.UNHEALTHY),
+        (Outcome.FORBIDDEN, Status.UNHEALTHY),
+        (Outcome.HTTP_STATUS, Status.UNHEALTHY),
+        (Outcome.BAD_BODY, Status.UNHEALTHY),
+        (Outcome.UNRECOGNISED, Status.UNHEALTHY),
+        (Outcome.NO_DESCRIPTOR, Status.UNKNOWN),
+    ],
+)
+def test_each_outcome_has_its_status(outcome: Outcome, expected: Status) -> None:
+    assert expected == polled_status(target("a", 1), reading(outcome), None)
+
+
+@pytest.mark.parametrize(
+    ("health", "n_stalled", "outcome", "expected"),
+    [
+        (HealthCheck.CANARY, 1, Outcome.OK, Status.HEALTHY),
+        (HealthCheck.CANARY, 2, Outcome.OK, Status.UNHEALTHY),
+        (HealthCheck.CANARY, 2, Outcome.REFUSED, Status.UNREACHABLE),
+        (HealthCheck.POLL, 9, Outcome.OK, Status.HEALTHY),
+    ],
+)
+def test_two_stalled_canaries_in_a_row_are_unhealthy_where_the_inventory_says_so(
+    health: HealthCheck, n_stalled: int, outcome: Outcome, expected: Status
+) -> None:
+    canary = CanaryState(CanaryOutcome.STALLED, "", NOW_S, n_stalled, NOW_S)
+
+    one = replace(target("a", 1), health=health)
+
+    assert expected is polled_status(one, reading(outcome), canary)
 
 
 @pytest.mark.parametrize(
