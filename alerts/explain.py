@@ -82,16 +82,19 @@ def value_of(settings: Settings, key: str) -> str:
 
 def dependencies(expression: str, groups: tuple[Group, ...]) -> Iterator[Recording]:
     """Yield the recording rules that an expression rests on, each after its own."""
-    seen: dict[str, Recording] = {}
+    seen: dict[tuple[str, str], Recording] = {}
     _collect(expression, [rule for group in groups for rule in group.recordings], seen)
     yield from seen.values()
 
 
-def _collect(expression: str, recordings: list[Recording], seen: dict[str, Recording]) -> None:
+def _collect(
+    expression: str, recordings: list[Recording], seen: dict[tuple[str, str], Recording]
+) -> None:
     for rule in recordings:
-        if rule.name not in seen and mentions(expression, rule.name):
+        key = (rule.name, rule.expr)
+        if key not in seen and mentions(expression, rule.name):
             _collect(rule.expr, recordings, seen)
-            seen[rule.name] = rule
+            seen[key] = rule
 
 
 def mentions(expression: str, name: str) -> bool:

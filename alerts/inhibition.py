@@ -179,8 +179,8 @@ RULES = (
     ),
     Inhibition(
         sources=(named("OllamaFleetAllDrained"),),
-        targets=(named("OllamaFleetDrainedLong"),),
-        reason="The same instances, and all of them.",
+        targets=(named("OllamaFleetDrainedLong", "OllamaFleetTrafficLost"),),
+        reason="The same instances, and all of them: nothing is left for requests to reach.",
     ),
     Inhibition(
         sources=(named("OllamaFleetLatencyP99High"),),

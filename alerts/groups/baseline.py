@@ -110,7 +110,7 @@ def _traffic_lost(settings: Settings) -> Alert:
     highest = f"max {scope.by()}"
     return Alert(
         name="OllamaFleetTrafficLost",
-        settings=("thresholds.traffic_lost", "thresholds.min_requests"),
+        settings=("thresholds.traffic_lost", "thresholds.min_requests", "windows.rate"),
         expr=joined(
             # Where both are counted, both must be lost: either may be of a few servers only.
             f"{highest} ({TRAFFIC_RATIO}) < {number(round(1 - share, 12))}",
@@ -133,7 +133,12 @@ def _latency_rising(settings: Settings) -> Alert:
     rise = settings.thresholds.latency_rise
     return Alert(
         name="OllamaFleetLatencyRising",
-        settings=("thresholds.latency_rise",),
+        settings=(
+            "thresholds.latency_rise",
+            "thresholds.min_requests",
+            "windows.rate",
+            "windows.canary",
+        ),
         expr=f"{LATENCY_HOUR} > {number(1 + rise)} * {LATENCY_BASELINE}",
         for_s=3600,
         keep_firing_for_s=3600,

@@ -133,6 +133,7 @@ def _latency_high_low_traffic(settings: Settings) -> Alert:
         settings=(
             "thresholds.request_latency_p99",
             "thresholds.min_requests",
+            "windows.rate",
             "windows.low_traffic",
         ),
         # While enough requests come, the page judges them; traffic about the minimum is judged by

@@ -145,8 +145,7 @@ class Laboratory:
             for number, mutant in mutants.items()
         }
         document = _copied_tests(test.document, renamings.values())
-        fed = test.fed
-        rules = [rule for rule in self._copied_rules(mutants, renamings) if rule.name not in fed]
+        rules = self._copied_rules(mutants, renamings)
         needed = foundations(TestFile(test.path, document).mentioned, rules)
         folder = self._folder / str(next(self._runs))
         folder.mkdir()

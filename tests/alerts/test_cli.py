@@ -141,7 +141,8 @@ def test_check_of_no_prometheus_says_what_was_tried() -> None:
 CHANGED: dict[str, dict[str, object]] = {
     "thresholds": {
         "healthy_instances": "97%", "min_missing": 7, "model_instances_down": "7%",
-        "request_latency_p99": "700ms",
+        "request_latency_p99": "700ms", "latency_outliers": "7s", "latency_rise": "7%",
+        "traffic_lost": "77%", "failing_requests": "7%",
         "tokens_per_second": "37 per instance", "min_measured": "77%", "min_requests": 77,
         "queued_per_instance": 7.7, "stuck_instances": 77, "min_model_instances": 7,
         "drained_instances": "7%", "slow_node": "37%", "slow_nodes": "37%",
@@ -159,6 +160,7 @@ CHANGED: dict[str, dict[str, object]] = {
     },
     "slo": {"availability": "97%", "requests": "97%", "period": "7d"},
     "windows": {
+        "low_traffic": "7h",
         "rate": "7m", "canary": "7m", "changes": "7m", "drained": "7h",
         "out_of_memory": "7m", "inventory": "7m",
         "trend": "7h", "horizon": "7h", "telemetry": "7m", "absent": "7h", "failed": "7m",

@@ -24,6 +24,7 @@ EXPORTER_NAMES = frozenset(name for source in EXPORTER_SOURCES for name in sourc
 PER_INSTANCE = frozenset(name for name in EXPORTER_NAMES if name.startswith("ollama_instance_"))
 CANARY = frozenset(name for name in EXPORTER_NAMES if "canary" in name)
 LATENCY = frozenset(name for name in EXPORTER_NAMES if "latency" in name or "duration_s" in name)
+TRAFFIC = frozenset({"ollama_fleet_requests_total", "ollama_fleet_generated_tokens_total"})
 PUBLISHED = frozenset(name for name in EXPORTER_NAMES if name.startswith("ollama_"))
 FLEET = frozenset(name for name in PUBLISHED if not name.startswith("ollama_exporter_"))
 
@@ -126,6 +127,9 @@ def test_with_all_series_every_alert_of_the_exporter_can_fire() -> None:
             "OllamaFleetInstancesNotServing",
             ["no queues", "no token counts"],
         ),
+        (TRAFFIC, "OllamaFleetTrafficLost", ["no request counts", "no token counts"]),
+        ({min(TRAFFIC)}, "OllamaFleetTrafficLost", []),
+        ({max(TRAFFIC)}, "OllamaFleetTrafficLost", []),
         (FLEET, "OllamaFleetModelsNotLoaded", ["no count of instances"]),
         (FLEET, "OllamaFleetPollSlow", []),
         (PUBLISHED, "OllamaFleetPollSlow", [f"no series of an exporter in the scrape job {JOB}"]),

@@ -8,15 +8,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
-from typing import Any
-
-from alerts.settings import Settings
-from tests.alerts.plays import rules_of
-from tests.alerts.promtool import foundations, run, write
 
 JOB = 'job="ollama-fleet-exporter",instance="exporter:11440"'
 STEP_MIN = 5
@@ -71,60 +65,3 @@ class Weeks:
 
 def _text(values: Iterator[int]) -> str:
     return " ".join(map(str, values))
-
-
-def at(hours: float) -> str:
-    """Return a time as promtool reads it."""
-    return f"{round(hours * 60)}m"
-
-
-def said(
-    promtool: Path,
-    folder: Path,
-    fleets: Sequence[Weeks],
-    *,
-    until_h: float,
-    names: Collection[str],
-    firing: Mapping[float, Sequence[tuple[str, str]]],
-    ever: Sequence[tuple[str, str]],
-) -> str:
-    """Return what promtool says of some weeks; empty if exactly the expected alerts fire.
-
-    Args:
-        promtool: The program.
-        folder: Where its files are written.
-        fleets: What happens.
-        until_h: The end, in hours.
-        names: The alerts to look at.
-        firing: Which alerts fire at which hours, as pairs of cluster and alert.
-        ever: Which alerts fire at any time until the end.
-    """
-    query = "group by (cluster, alertname) (%s)"
-    alerts = 'ALERTS{alertstate="firing"}'
-    cases = [(hours, query % alerts, pairs) for hours, pairs in firing.items()]
-    over = f"max_over_time({alerts}[{at(until_h)}])"
-    cases.append((until_h, query % over, ever))
-    test: dict[str, Any] = {
-        "name": "weeks",
-        "interval": f"{STEP_MIN}m",
-        "input_series": [
-            each for fleet in fleets for each in fleet.series(round(until_h * 60 / STEP_MIN))
-        ],
-        "promql_expr_test": [
-            {"expr": expr, "eval_time": at(hours), "exp_samples": _samples(pairs)}
-            for hours, expr, pairs in cases
-        ],
-    }
-    rules = [rule for rule in rules_of(Settings()) if not rule.is_alert or rule.name in names]
-    rest_on = foundations(names, rules)
-    seen = [rule for rule in rules if rule.name in rest_on]
-    document = {"evaluation_interval": f"{STEP_MIN}m", "tests": [test]}
-    result = run(promtool, write(folder, seen, document))
-    return "" if result.returncode == 0 else result.stdout
-
-
-def _samples(pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    return [
-        {"labels": f'{{cluster="{cluster}", alertname="{name}"}}', "value": 1}
-        for cluster, name in pairs
-    ]
