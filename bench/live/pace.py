@@ -100,10 +100,7 @@ SHORT = Pace(
 )
 PACES: Mapping[PaceName, Pace] = {pace.name: pace for pace in (SHIPPED, SHORT)}
 
-WINDOWS = (
-    *("rate", "canary", "stuck", "flapping", "out_of_memory", "inventory"),
-    "telemetry",
-)
+WINDOWS = ("rate", "canary", "out_of_memory", "inventory", "telemetry")
 """The windows that a short pace divides; those of trends stay as they are."""
 
 
