@@ -207,10 +207,10 @@ def _failing(select: Selectors) -> Panel:
 def _conditions(select: Selectors) -> Panel:
     text = PanelText(
         title="Conditions of instances",
-        description="Instances that answer and have a condition. model_not_loaded, "
-        "nothing_loaded: the first request waits for the load. model_not_installed: requests fail. "
-        "on_cpu: many times slower. stalled: the runner is frozen. Good: none, or steady. Series: "
-        "ollama_fleet_instance_conditions.",
+        description="Instances that have a condition. model_not_loaded, nothing_loaded: the first "
+        "request waits for the load. model_not_installed: requests fail. on_cpu: many times "
+        "slower. stalled, not_serving: the runner is frozen. flapping: up and down. kv_cache_full: "
+        "new requests wait. Good: none, or steady. Series: ollama_fleet_instance_conditions.",
         no_data=NO_FLEET,
         unit="none",
     )

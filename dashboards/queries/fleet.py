@@ -55,7 +55,7 @@ def may_fail(select: Selectors) -> str:
 
 
 def conditions(select: Selectors) -> str:
-    """Return the instances that answer and have a condition, by condition."""
+    """Return the instances that have a condition, by condition."""
     return select.fleet_sum(catalogue.FLEET_INSTANCE_CONDITIONS, "condition")
 
 
