@@ -14,7 +14,7 @@ from exporter.counters import MAX_MODELS, NO_DELTA, CounterState, Delta, rebase,
 from exporter.engines import auto
 from exporter.engines.base import HEALTH, drop_implausible, mark_implausible
 from exporter.instance_client import InstanceClient
-from exporter.model import NO_VALUES, Outcome, Reading, State, Target, Values, Verdict
+from exporter.model import NO_VALUES, Outcome, Reading, State, Status, Target, Values, Verdict
 from exporter.snapshot import Row, info_label_text, label_text
 from exporter.status import StatusHistory, Transient, is_up, polled_status, status_of
 from ollama_fleet import keep_alive
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from exporter.connection import Exchange
     from exporter.engines.base import Engine
     from exporter.instance_client import Answers, TransportConfig
-    from exporter.model import CanaryState, Context, Status
+    from exporter.model import CanaryState, Context
     from ollama_fleet.clock import Clock
     from ollama_fleet.keep_alive import Stay
 
@@ -444,10 +444,14 @@ MAX_LINES = 20
 
 
 def failure_lines(scrape_targets: Iterable[ScrapeTarget], window_s: float) -> Iterator[str]:
-    """Yield a line for each instance whose polls failed since the last call, up to MAX_LINES."""
+    """Yield a line for each instance whose polls failed since the last call, up to MAX_LINES.
+
+    None for one that is away: it comes and goes on purpose.
+    """
     n_failing = 0
     for scrape_target in scrape_targets:
-        if scrape_target.poll_counts.failed:
+        is_away = scrape_target.row.status is Status.AWAY
+        if scrape_target.poll_counts.failed and not is_away:
             n_failing += 1
             if n_failing <= MAX_LINES:
                 yield failure_line(scrape_target, window_s)

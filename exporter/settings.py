@@ -247,7 +247,8 @@ SETTINGS = (
         "poll.grace-period",
         "90s",
         "An instance whose polls have failed for less than this is in "
-        "ollama_fleet_recently_failed_instances: a restart is no outage.",
+        "ollama_fleet_recently_failed_instances: a restart is no outage. Set it longer than "
+        "poll.interval, so that one failed poll is none either.",
         parse_positive_duration_s,
         "DURATION",
     ),

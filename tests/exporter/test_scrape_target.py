@@ -11,7 +11,7 @@ import pytest
 from exporter.catalogue import Condition
 from exporter.engines.base import Answers, Engine
 from exporter.instance_client import TransportConfig
-from exporter.model import Answer, LoadedModel, Outcome, Values, Verdict
+from exporter.model import Answer, LoadedModel, Outcome, Status, Values, Verdict
 from exporter.resolver import Resolver
 from exporter.scrape_target import (
     MAX_LINES,
@@ -89,6 +89,13 @@ async def test_many_failing_instances_do_not_flood_the_log(
     assert [f"id=i{k:03}" for k in range(MAX_LINES)] == ids
     assert summary == written[MAX_LINES:]
     assert [] == lines(scrape_targets)
+
+
+async def test_an_instance_that_is_away_is_not_in_the_log() -> None:
+    async with polling(target("a", 1), transient="all") as polled:
+        await eventually(lambda: polled.status("a") is Status.AWAY)
+
+        assert [] == lines(watched(polled))
 
 
 async def test_polls_are_counted_as_they_fail() -> None:
