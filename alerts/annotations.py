@@ -17,26 +17,29 @@ MAX_CHARACTERS = 60
 """Of one such name, which an inventory gives."""
 STANDING_OUT = 1.5
 """How many times the mean makes a node or model stand out."""
-WITH_COMMA = r'printf "%.0f" | reReplaceAll `(\d)(\d{3})$` `$1,$2`'
+COUNT = r'printf "%.0f" | reReplaceAll `(\d)(\d{3})$` `$1,$2`'
 """1940 as 1,940; good for counts below a million."""
-VALUE = f"{{{{ $value | {WITH_COMMA} }}}}"
+DURATION, PERCENT, NUMBER = "humanizeDuration", "humanizePercentage", "humanize"
+"""Forms of other values."""
+VALUE = f"{{{{ $value | {COUNT} }}}}"
 """The alert's own value, a count."""
 NAME = f'printf "%.{MAX_CHARACTERS}s" | reReplaceAll `[[:cntrl:]]+` ` `'
 
 
-def count(scope: Scope, expression: str, *labels: str, before: str = "") -> str:
-    """Return an expression's value as a count.
+def count(scope: Scope, expression: str, *labels: str, before: str = "", form: str = COUNT) -> str:
+    """Return an expression's value.
 
     Args:
         scope: How the exporters are scraped.
         expression: A number, or PromQL of recorded series with one result for each cluster.
         labels: Of the alert, besides the cluster's: the series must have the same.
         before: What stands before it, unless there is no result.
+        form: How it is written.
     """
     if not RECORDED.search(expression):
         return f"{before}{float(expression):,.0f}"
-    shown = f"{{{{ . | first | value | {WITH_COMMA} }}}}"
-    return f"{{{{ with {_query(scope, expression, *labels)} }}}}{before}{shown}{{{{ end }}}}"
+    asked = _query(scope, expression, *labels)
+    return f"{{{{ with {asked} }}}}{before}{{{{ . | first | value | {form} }}}}{{{{ end }}}}"
 
 
 def most(scope: Scope, what: str, expression: str, *, all_of: str) -> str:
@@ -50,29 +53,32 @@ def most(scope: Scope, what: str, expression: str, *, all_of: str) -> str:
     """
     mean = f"scalar(sum({expression}) / count(count by ({what}) ({all_of})))"
     # A single one says nothing of the place where it is.
-    found = f"sort_desc(topk({MAX_NAMES}, {expression} > 1 > {STANDING_OUT} * {mean}))"
-    shown = f'{{{{ $s | label "{what}" | {NAME} }}}} ({{{{ $s | value | {WITH_COMMA} }}}})'
-    return _listed(scope, found, f" Most on {what}s ", shown)
+    found = f"{expression} > 1 > {STANDING_OUT} * {mean}"
+    return highest(scope, f"Most on {what}s", what, found, COUNT)
 
 
-def slowest(scope: Scope, what: str, ratio: str) -> str:
-    """Return a sentence with the nodes or models whose ratio to the usual is lowest.
+def highest(scope: Scope, words: str, what: str, expression: str, form: str) -> str:
+    """Return a sentence with the nodes or models that have the highest values, highest first.
 
     Args:
         scope: How the exporters are scraped.
+        words: What the sentence begins with.
         what: The label by which they differ: `node` or `model`.
-        ratio: PromQL of recorded series, only of those that are worth a look.
+        expression: PromQL of recorded series, only of those that are worth a look.
+        form: How a value is written.
     """
-    found = f"sort(bottomk({MAX_NAMES}, {ratio}))"
-    shown = f'{{{{ $s | label "{what}" | {NAME} }}}} ({{{{ $s | value | humanizePercentage }}}})'
-    return _listed(scope, found, f" Slowest {what}s: ", shown)
+    return _listed(scope, words, what, f"sort_desc(topk({MAX_NAMES}, {expression}))", form)
 
 
-def _listed(scope: Scope, expression: str, before: str, shown: str) -> str:
-    """Return a sentence that lists results, each as a template for `$s` shows it."""
-    each = f"{{{{ if $i }}}}, {{{{ end }}}}{shown}"
-    items = f"{{{{ range $i, $s := . }}}}{each}{{{{ end }}}}"
-    return f"{{{{ with {_query(scope, expression)} }}}}{before}{items}.{{{{ end }}}}"
+def lowest(scope: Scope, words: str, what: str, expression: str, form: str) -> str:
+    """Return the same, of the lowest values."""
+    return _listed(scope, words, what, f"sort(bottomk({MAX_NAMES}, {expression}))", form)
+
+
+def _listed(scope: Scope, words: str, what: str, expression: str, form: str) -> str:
+    shown = f'{{{{ $s | label "{what}" | {NAME} }}}} ({{{{ $s | value | {form} }}}})'
+    items = f"{{{{ range $i, $s := . }}}}{{{{ if $i }}}}, {{{{ end }}}}{shown}{{{{ end }}}}"
+    return f"{{{{ with {_query(scope, expression)} }}}} {words} {items}.{{{{ end }}}}"
 
 
 def _query(scope: Scope, expression: str, *labels: str) -> str:

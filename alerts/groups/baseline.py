@@ -123,8 +123,8 @@ def _traffic_lost(settings: Settings) -> Alert:
         summary="The fleet has lost its traffic.",
         description=(
             "Traffic is {{ $value | humanizePercentage }} of that in the same hour of the last "
-            f"weeks; it was normal within {NORMAL_WITHIN}. Requests no longer reach the fleet: "
-            "check the gateway, the load balancer and DNS."
+            f"weeks; it was normal within {NORMAL_WITHIN}. Requests no longer reach the fleet. "
+            "First: check the gateway, the load balancer and DNS."
         ),
     )
 

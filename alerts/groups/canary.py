@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from alerts.annotations import VALUE, count
 from alerts.groups.availability import HEALTHY, too_many, with_condition
 from alerts.groups.lifecycle import limit
 from alerts.model import Alert, Dashboard, Group, Severity
+from alerts.names import EXPECTED
 from alerts.promql import joined
 from alerts.settings import Settings
 from exporter import catalogue
@@ -49,8 +51,9 @@ def _many_stalled(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="A large part of the fleet does not answer canaries.",
         description=(
-            f"{{{{ $value }}}} instances, more than {percent(share)} of the fleet, pass their "
-            "health check and do not answer canaries. Real requests hang as well."
+            f"{VALUE}{count(settings.scope, EXPECTED, before=' of ')} instances, more than "
+            f"{percent(share)}, pass their health check and do not answer canaries. Real requests "
+            "hang as well. First: look at the GPUs and at the log of one of them."
         ),
     )
 

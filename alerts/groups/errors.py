@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from alerts.annotations import PERCENT, count, highest
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import MODEL_REQUEST_ERROR_RATIO, REQUEST_ERRORS, REQUESTS
 from alerts.promql import joined
@@ -60,7 +61,7 @@ def _gained(settings: Settings, series: Series, window_s: float) -> str:
 
 
 def _failing(settings: Settings) -> Alert:
-    share = settings.thresholds.failing_requests
+    share, scope = settings.thresholds.failing_requests, settings.scope
     return Alert(
         name="OllamaFleetRequestsFailing",
         settings=("thresholds.failing_requests", "thresholds.min_requests"),
@@ -74,10 +75,19 @@ def _failing(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="A large share of the requests fails.",
         description=(
-            f"{{{{ $value | humanizePercentage }}}} of the requests of the last 5m failed; the "
-            f"limit is {percent(share)}. Users see errors now."
+            f"{count(scope, f'{REQUEST_ERRORS} * {number(RATE_S)}')}"
+            f"{count(scope, f'{REQUESTS} * {number(RATE_S)}', before=' of ')} requests of the last "
+            f"5m failed: {{{{ $value | humanizePercentage }}}}, limit {percent(share)}."
+            f"{failing_models(settings)} Users see errors now. First: look at the log of the "
+            "gateway and of an instance, and at what was rolled out last."
         ),
     )
+
+
+def failing_models(settings: Settings) -> str:
+    """Return the sentence of an annotation on the models whose requests fail most."""
+    failing = f"{MODEL_REQUEST_ERROR_RATIO} > {number(1 - settings.slo.requests)}"
+    return highest(settings.scope, "Highest share:", "model", failing, PERCENT)
 
 
 def _model_failing(settings: Settings) -> Alert:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from alerts.annotations import DURATION, highest
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
     CANARIES_P99,
@@ -118,10 +119,16 @@ def _latency_high(settings: Settings) -> Alert:
         description=(
             "One request in a hundred takes longer than {{ $value | humanizeDuration }} (source: "
             "{{ $labels.source }}); the limit is "
-            f"{duration_text(settings.thresholds.request_latency_p99)}. A few overloaded instances "
-            "are enough: check the load balancing."
+            f"{duration_text(settings.thresholds.request_latency_p99)}.{_slow_models(settings)} A "
+            "few overloaded instances are enough. First: look at the queues, then at the load "
+            "balancing."
         ),
     )
+
+
+def _slow_models(settings: Settings) -> str:
+    slow = f"{MODEL_REQUESTS_P99} > {latency_limit(settings)}"
+    return highest(settings.scope, "Slowest models:", "model", slow, DURATION)
 
 
 def _latency_high_low_traffic(settings: Settings) -> Alert:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from alerts.annotations import VALUE, count
 from alerts.groups.availability import too_many, with_condition
 from alerts.groups.lifecycle import limit
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
+    EXPECTED,
     EXPIRING,
     LOADED,
     NOT_LOADED,
@@ -92,9 +94,10 @@ def _many_not_loaded(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="A large part of the fleet does not have its model in memory.",
         description=(
-            f"{{{{ $value }}}} instances, more than {percent(share)} of the fleet, answer without "
-            "the model that the inventory lists for them. Requests wait until it is loaded, or "
-            "fail."
+            f"{VALUE}{count(settings.scope, EXPECTED, before=' of ')} instances, more than "
+            f"{percent(share)}, answer without the model that the inventory lists for them. "
+            "Requests wait until it is loaded, or fail. First: see whether servers were restarted, "
+            "or clients load other models."
         ),
         dashboard=Dashboard.MODELS,
     )

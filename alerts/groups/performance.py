@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from alerts.annotations import NUMBER, PERCENT, count, lowest
 from alerts.groups.availability import HEALTHY, with_condition
 from alerts.groups.lifecycle import limit
+from alerts.groups.nodes import slow_ratio
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
     CAPACITY,
@@ -12,6 +14,7 @@ from alerts.names import (
     INVENTORY,
     MEASURED,
     MODEL_SPEED,
+    NODE_SPEED_RATIO,
     QUEUED,
     SPEED,
 )
@@ -77,10 +80,17 @@ def _throughput_low(settings: Settings) -> Alert:
         summary="Generation capacity of the fleet is too low.",
         description=(
             "The healthy instances can generate {{ $value | humanize }} tokens/s, less than the "
-            f"floor of {settings.thresholds.tokens_per_second}. This is capacity, not current "
-            "load: hardware slowed down or instances are missing."
+            f"floor of {settings.thresholds.tokens_per_second}"
+            f"{count(settings.scope, speed_floor(settings), before=', which is ', form=NUMBER)}."
+            f"{_slow_nodes(settings)} This is capacity, not current load. First: see whether "
+            "instances are missing, or nodes slowed down (temperature, power, a driver)."
         ),
     )
+
+
+def _slow_nodes(settings: Settings) -> str:
+    slow = f"{NODE_SPEED_RATIO} < {slow_ratio(settings)}"
+    return lowest(settings.scope, "Slowest nodes against their peers:", "node", slow, PERCENT)
 
 
 def _queued(settings: Settings) -> Recording:

@@ -71,7 +71,7 @@ def _exporter_down(settings: Settings) -> Alert:
         summary="No exporter of the fleet can be scraped.",
         description=(
             f"Prometheus reaches no exporter of the job {settings.prometheus.job}. The fleet is "
-            "not monitored: no other alert can fire."
+            "not monitored: no other alert can fire. First: see whether it runs and answers."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -112,7 +112,7 @@ def _shard_missing(settings: Settings) -> Alert:
         summary="No exporter polls a part of the fleet.",
         description=(
             "{{ $value }} shards have no exporter that can be scraped and polls. Their instances "
-            "are missing from every count and are not monitored."
+            "are missing from every count and are not monitored. First: see which targets are down."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -133,7 +133,7 @@ def _metrics_absent(settings: Settings) -> Alert:
         description=(
             "The exporter can be scraped but publishes no count of instances: it has not read "
             "every inventory yet, or has never finished polling the fleet; /-/ready says which. "
-            "Alerts on the fleet cannot fire."
+            "Alerts on the fleet cannot fire. First: ask /-/ready of each exporter."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -157,7 +157,7 @@ def _poll_stale(settings: Settings) -> Alert:
         description=(
             "Shard {{ $labels.shard }} of the fleet is not polled: the last complete poll cycle of "
             f"an exporter is more than {n} poll intervals old. It has withdrawn its metrics of the "
-            "fleet."
+            "fleet. First: look at the exporter's log and processor, then restart it."
         ),
         dashboard=Dashboard.EXPORTER,
     )

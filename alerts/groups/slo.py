@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alerts.groups.errors import RATE_S
+from alerts.groups.errors import RATE_S, failing_models
 from alerts.model import Alert, Group, Recording, Severity
 from alerts.names import AVAILABLE_RATIO, INVENTORY, REQUEST_ERRORS, REQUESTS
 from alerts.promql import joined
@@ -67,6 +67,8 @@ class Indicator:
     settings: tuple[str, ...]
     longest_page_s: float
     """The longest window whose burn is a page; the others are tickets."""
+    where: str = ""
+    """The sentence of a page on what burns most."""
 
 
 def availability_group(settings: Settings) -> Group:
@@ -98,6 +100,7 @@ def requests_group(settings: Settings) -> Group:
         "of the requests failed",
         ("slo.requests", "slo.period", "thresholds.min_requests"),
         longest_page_s=6 * HOUR_S,
+        where=failing_models(settings),
     )
     records = (
         Recording(_recorded(indicator, window_s), _error_ratio(settings, window_s))
@@ -159,6 +162,6 @@ def _alert(indicator: Indicator, burn: Burn, settings: Settings) -> Alert:
             f"{{{{ $value | humanizePercentage }}}} {indicator.what} in the last {long}. The "
             f"objective is {percent(indicator.objective)}. At this rate the error budget of "
             f"{duration_text(settings.slo.period)} burns over {number(round(factor, 2))} times as "
-            "fast as the objective allows."
+            f"fast as the objective allows.{indicator.where if is_page else ''}"
         ),
     )
