@@ -266,16 +266,23 @@ async def test_what_is_over_is_counted_and_shown_apart_and_dates_nothing(tmp_pat
     for text in (told.mail_text, told.mail_html, told.chat_text):
         before, after = text.split("Resolved")
         assert "m2 is served" in before
-        assert "m0 is served" in after
-        assert "m1 is served" in after
+        assert "eu, m0: over after " in after
+        assert "eu, m1: over after " in after
+        assert "is served" not in after
         assert "since 2026-03-01 10:00:15 UTC" in text
 
 
-async def test_when_all_are_over_the_message_says_how_many_and_since_when(tmp_path: Path) -> None:
+async def test_when_all_are_over_the_message_says_so_and_nothing_in_the_present(
+    tmp_path: Path,
+) -> None:
     told = await tell(tmp_path, firing(2), n_over=2)
 
     assert "[2 resolved] OllamaModelUnavailable (eu)" == told.mail["Subject"]
-    assert "2 resolved, since 2026-03-01 09:30:15 UTC" in told.mail_text
+    for text in (told.mail_text, told.mail_html, told.chat_text):
+        assert "Over: No instance of a model is healthy." in text
+        assert "2 resolved, from 2026-03-01 09:30:15 UTC until 2" in text
+        assert "eu, m1: over after " in text
+        assert "is served" not in text
     assert "Firing" not in told.mail_text + told.mail_html + told.chat_text
     assert "[2 resolved] OllamaModelUnavailable (eu)" == told.chat["title"]
     assert "resolve" == told.pager["event_action"]
@@ -306,6 +313,14 @@ async def test_hostile_labels_are_only_text_in_mail_and_chat(tmp_path: Path) -> 
         assert "&lt;/script&gt; &amp; &lt;https" in text
     assert 2 == told.chat_text.count("<")
     assert HOSTILE in told.mail_text
+
+
+async def test_a_message_stays_short_whatever_an_alert_says(tmp_path: Path) -> None:
+    told = await tell(tmp_path, firing(7, model="m" * 900, description="x" * 5000), n_over=6)
+
+    for text in (told.mail_text, told.chat_text):
+        assert 1000 == text.count("x" * 10) * 10
+        assert len(text) < 5000
 
 
 async def test_hostile_links_run_nothing_and_end_nothing(tmp_path: Path) -> None:
