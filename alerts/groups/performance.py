@@ -5,7 +5,6 @@ from __future__ import annotations
 from alerts.annotations import NUMBER, PERCENT, count, lowest
 from alerts.groups.availability import HEALTHY, with_condition
 from alerts.groups.lifecycle import limit
-from alerts.groups.nodes import slow_ratio
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import (
     CAPACITY,
@@ -23,6 +22,9 @@ from alerts.settings import Settings
 from exporter import catalogue
 from exporter.catalogue import Condition
 from ollama_fleet.levels import number, percent
+
+WORTH_NAMING = 0.9
+"""Part of its peers' speed below which a page names a node."""
 
 
 def group(settings: Settings) -> Group:
@@ -67,6 +69,8 @@ def _speeds(settings: Settings) -> tuple[Recording, ...]:
 
 
 def _throughput_low(settings: Settings) -> Alert:
+    level = settings.thresholds.tokens_per_second
+    share = f" ({level})" if level.is_per_instance else ""
     return Alert(
         name="OllamaFleetTokenThroughputLow",
         settings=(
@@ -80,8 +84,7 @@ def _throughput_low(settings: Settings) -> Alert:
         summary="Generation capacity of the fleet is too low.",
         description=(
             "The healthy instances can generate {{ $value | humanize }} tokens/s, less than the "
-            f"floor of {settings.thresholds.tokens_per_second}"
-            f"{count(settings.scope, speed_floor(settings), before=', which is ', form=NUMBER)}."
+            f"floor of {count(settings.scope, speed_floor(settings), form=NUMBER)}{share}."
             f"{_slow_nodes(settings)} This is capacity, not current load. First: see whether "
             "instances are missing, or nodes slowed down (temperature, power, a driver)."
         ),
@@ -89,7 +92,7 @@ def _throughput_low(settings: Settings) -> Alert:
 
 
 def _slow_nodes(settings: Settings) -> str:
-    slow = f"{NODE_SPEED_RATIO} < {slow_ratio(settings)}"
+    slow = f"{NODE_SPEED_RATIO} < {WORTH_NAMING}"
     return lowest(settings.scope, "Slowest nodes against their peers:", "node", slow, PERCENT)
 
 
