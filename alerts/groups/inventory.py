@@ -6,6 +6,7 @@ what is drained neither.
 
 from __future__ import annotations
 
+from alerts.annotations import VALUE, count
 from alerts.groups.lifecycle import limit
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import DRAINED, EXPECTED, INSTANCES, INVENTORY, PERMANENT, TRANSIENT
@@ -100,9 +101,10 @@ def _lost(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="The inventory has lost most of the fleet.",
         description=(
-            f"{{{{ $value }}}} instances are listed, less than {percent(kept)} of those of "
-            f"{window} ago. The exporter polls only listed instances: most of the fleet is not "
-            "monitored."
+            f"{VALUE}{count(settings.scope, f'{_before(settings)} > 0', before=' of ')} instances "
+            f"are listed, less than {percent(kept)} of those of {window} ago. The exporter polls "
+            "only listed instances: most of the fleet is not monitored. First: look at what the "
+            "inventory says now, and who wrote it."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -162,8 +164,9 @@ def _all_drained(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="The whole fleet is drained.",
         description=(
-            "{{ $value }} instances are drained, and the inventory leaves none in service. Every "
-            "request fails. A filter that matches everything is the usual cause."
+            f"{VALUE}{count(settings.scope, INVENTORY, before=' of ')} instances are drained, and "
+            "none is left in service. Every request fails. First: see who drained them last; a "
+            "filter that matches everything is the usual cause."
         ),
     )
 
