@@ -122,6 +122,11 @@ def _refresh(lab: Lab) -> float:
     return lab.pace.refresh_s
 
 
+def _thousands(number: float) -> str:
+    """Return a count as far as it is known before the last instance is gone: `9,8`."""
+    return f"{number:,.0f}"[:3]
+
+
 def _two_digits(number: float) -> str:
     return f"{number:.0f}"[:2]
 
@@ -134,8 +139,10 @@ _ALL = (
         heal=_heal_fleet,
         page=HEALTHY_LOW,
         # Of 10,000 between 9,800 and 9,899: short windows do not wait for the last one's death.
-        counts=lambda n: (f"Only {_two_digits(0.98 * n)}",),
-        says=("instances are healthy, below the floor of 99%",),
+        counts=lambda n: (
+            _thousands(0.98 * n),
+            f" of {n:,} instances healthy, floor {0.99 * n:,.0f} (99%).",
+        ),
         is_graced=True,
     ),
     Scenario(
@@ -206,7 +213,7 @@ _ALL = (
         fault=_kill_half,
         heal=_heal_fleet,
         page=HEALTHY_LOW,
-        says=("instances are healthy",),
+        says=("instances healthy, floor ",),
         is_graced=True,
         shipped_stay_s=120.0,
         shipped_watch_s=1500.0,

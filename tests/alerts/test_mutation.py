@@ -51,9 +51,6 @@ HARMLESS = {
     r"^OllamaFleetCapacityLow: .* «>» 0\.25 \* avg_over_time.* -> >=": (
         "no loss is a quarter of its mean to the last bit"
     ),
-    r"^OllamaFleetInstancesNotServing: .*«max» .*last_over_time\(.*_queued.* -> min": (
-        "that an instance tells of its queue counts, not what it tells"
-    ),
     r"^OllamaProvisionerStoreUnavailable: .*«sum».*store_errors_total.* -> max": (
         "no number of failures is negative: there are some when the largest is above zero"
     ),
