@@ -40,7 +40,10 @@ def dashboard(settings: DashboardSettings) -> Board:
                     row(8, (12, _median_speed(select)), (12, _slow_end(select))),
                 ),
             ),
-            Section("Requests", (row(8, (12, _requests(select)), (12, _errors(select))),)),
+            Section(
+                "Requests",
+                (row(8, (8, _requests(select)), (8, _failed_share(select)), (8, _errors(select))),),
+            ),
             Section("Latency", (row(8, (12, _p99(select)), (12, _slow_instances(select))),)),
             _inside_of_servers(select),
             canaries.of_models(select),
@@ -154,6 +157,19 @@ def _requests(select: Selectors) -> Panel:
         unit="reqps",
     )
     return chart(text, Query(models.requests(select), "{{model}}"), is_stacked=True).optional()
+
+
+def _failed_share(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Failed requests, share",
+        description="Share of each model's requests that fail: of five minutes, or of an hour "
+        "where there are few. OllamaModelRequestsFailing is about it. Series: "
+        "model:ollama_request_errors_per_requests:ratio.",
+        no_data="The chosen models' servers report no histogram of requests, as stock Ollama, or "
+        "too few requests end.",
+        unit="percentunit",
+    )
+    return chart(text, Query(models.failed_share(select), "{{model}}")).optional()
 
 
 def _errors(select: Selectors) -> Panel:

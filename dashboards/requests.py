@@ -24,6 +24,7 @@ def section(select: Selectors) -> Section:
             row(8, (12, _latency(select)), (12, _durations(select))),
             row(8, (8, _first_token(select)), (8, _queue_time(select)), (8, _canaries(select))),
             row(8, (8, _failed_ratio(select)), (8, _errors(select)), (8, _waiting_line(select))),
+            row(8, (12, _traffic(select)), (12, _usual_latency(select))),
         ),
     )
 
@@ -132,6 +133,32 @@ def _canaries(select: Selectors) -> Panel:
     )
     results = Query(fleet.canary_results(select), "{{outcome}}")
     return chart(text, results, overrides=fields.by_outcome(), is_stacked=True).optional()
+
+
+def _traffic(select: Selectors) -> Panel:
+    text = PanelText(
+        title="Traffic against the last weeks",
+        description="Requests or tokens of the last hour, as a share of those in the same hour of "
+        "the last weeks. Far below 100 % by day: OllamaFleetTrafficLost. Series: "
+        "fleet:ollama_traffic:rate1h, fleet:ollama_traffic:baseline.",
+        no_data="No instance counts requests or tokens, as stock Ollama, or there are no two weeks "
+        "yet to compare with.",
+        unit="percentunit",
+    )
+    return chart(text, Query(fleet.usual_traffic(select), "{{source}}")).optional()
+
+
+def _usual_latency(select: Selectors) -> Panel:
+    text = PanelText(
+        title="p99 against the last weeks",
+        description="The mean p99 of the last hour, as a share of the same hour in the last "
+        "weeks. It climbs from day to day: OllamaFleetLatencyRising. Series: "
+        "fleet:ollama_request_latency_seconds:p99_avg1h, "
+        "fleet:ollama_request_latency_seconds:baseline.",
+        no_data=f"{NO_LATENCY} Or there are no two weeks yet to compare with.",
+        unit="percentunit",
+    )
+    return chart(text, Query(fleet.usual_latency(select), "{{source}}")).optional()
 
 
 def _failed_ratio(select: Selectors) -> Panel:

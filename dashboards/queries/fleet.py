@@ -115,6 +115,18 @@ def latency_spread(select: Selectors, quantile: str) -> str:
     return f"max({select.series(names.LATENCY_SPREAD, matcher)})"
 
 
+def usual_traffic(select: Selectors) -> str:
+    """Return traffic as a share of the same hour of the last weeks; the lowest of the clusters'."""
+    now, usual = select.series(names.TRAFFIC_HOUR), select.series(names.TRAFFIC_BASELINE)
+    return f"min by (source) ({now} / ({usual} > 0))"
+
+
+def usual_latency(select: Selectors) -> str:
+    """Return the p99 as a share of the same hour of the last weeks; the worst of the clusters'."""
+    now, usual = select.series(names.LATENCY_HOUR), select.series(names.LATENCY_BASELINE)
+    return f"max by (source) ({now} / {usual})"
+
+
 def durations(select: Selectors) -> str:
     """Return requests per second by how long they took."""
     return select.fleet_rate(catalogue.FLEET_REQUEST_DURATION, "le")

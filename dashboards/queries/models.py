@@ -95,6 +95,11 @@ def errors(select: Selectors) -> str:
     return f"sum by (model) ({select.series(names.MODEL_ERRORS, MODEL)})"
 
 
+def failed_share(select: Selectors) -> str:
+    """Return the share of each model's requests that fail; of several clusters the worst."""
+    return f"max by (model) ({select.series(names.MODEL_REQUEST_ERROR_RATIO, MODEL)})"
+
+
 def latency_p99(select: Selectors) -> str:
     """Return each model's p99, from the histogram of its requests."""
     return reported_quantile(select, FLEET_REQUEST_DURATION)

@@ -43,6 +43,12 @@ def of_both(name: str, value: float) -> Series:
     return {f'{name}{{cluster="{cluster}"}}': value for cluster in "ab"}
 
 
+def of_source(name: str, a: float, b: float) -> Series:
+    """Return a recorded series of clusters a and b by what it is of."""
+    return {f'{name}{{cluster="{each}",source="requests"}}': value
+            for each, value in (("a", a), ("b", b))}  # fmt: skip
+
+
 LIMIT = of_both("fleet:ollama_request_latency_seconds:threshold", 0.5)
 ERRORS: Series = {
     'fleet:ollama_request_errors_per_requests:ratio_rate5m{cluster="a"}': 0.01,
@@ -270,6 +276,23 @@ CASES = (
              labels='model="m",'),
         {'{le="0.1"}': 3, '{le="+Inf"}': 4},
     ),
+    Case(
+        "traffic beside the last weeks, of the cluster that lost most",
+        fleet.usual_traffic(ASK),
+        {**of_source("fleet:ollama_traffic:rate1h", 8, 3),
+         **of_source("fleet:ollama_traffic:baseline", 10, 10)},
+        {'{source="requests"}': 0.3},
+    ),
+    Case(
+        "latency beside the last weeks, of the cluster where it rose most",
+        fleet.usual_latency(ASK),
+        {**of_source("fleet:ollama_request_latency_seconds:p99_avg1h", 0.1, 0.2),
+         **of_source("fleet:ollama_request_latency_seconds:baseline", 0.1, 0.1)},
+        {'{source="requests"}': 2},
+    ),
+    Case("no traffic before, nothing to compare", fleet.usual_traffic(ASK),
+         {**of_source("fleet:ollama_traffic:rate1h", 8, 3),
+          **of_source("fleet:ollama_traffic:baseline", 0, 0)}, NOTHING),
     Case("the share that fails is the worst cluster's", fleet.failed_ratio(ASK), ERRORS, 0.1),
     Case("without requests no share fails", fleet.failed_ratio(ASK), {"up": 1}, NOTHING),
     *judged("failures within the objective", fleet.failed(ASK),

@@ -145,6 +145,13 @@ CASES = (
         {'{model="m"}': 5},
     ),
     Case(
+        "the share of a model's requests that fails, in the worse cluster",
+        models.failed_share(ASK),
+        {'model:ollama_request_errors_per_requests:ratio{cluster="a",model="m"}': 0.1,
+         'model:ollama_request_errors_per_requests:ratio{cluster="b",model="m"}': 0.3},
+        {'{model="m"}': 0.3},
+    ),
+    Case(
         "the p99 of requests where there is one",
         models.latency_p99_known(ASK), {**BUCKETS, **LATENCY_SPREAD}, {'{model="m"}': 1.98},
     ),
