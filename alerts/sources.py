@@ -190,7 +190,7 @@ EXPORTER_SOURCES = (
     Source(
         "no start times: stock Ollama reports none; set `started` in the inventory, as the "
         "provisioner does",
-        (catalogue.INSTANCE_START_TIME,),
+        (catalogue.INSTANCE_START_TIME, catalogue.NODE_STARTED_INSTANCES),
         (INSTANCE,),
     ),
 )

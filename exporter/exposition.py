@@ -197,6 +197,7 @@ def _many(fleet: Fleet) -> tuple[tuple[tuple[Series, Mapping[Any, float]], ...],
             (catalogue.NODE_MEASURED_INSTANCES, fleet.node_measured_instances),
             (catalogue.NODE_PEERS_TOKENS_PER_SECOND, fleet.node_peers_tokens_per_second),
         ),
+        ((catalogue.NODE_STARTED_INSTANCES, fleet.node_started_instances),),
         ((catalogue.NODE_ERRORS, fleet.node_errors),),
     )
 

@@ -39,6 +39,8 @@ LOW_QUANTILES = (0.5, 0.1, 0.01)
 """Of what hurts when it is low."""
 FLEET_QUANTILES = (*HIGH_QUANTILES, 0.999)
 
+STARTED_S = 300.0
+"""How long an instance counts as just started."""
 MAX_VERSIONS = 100
 """Pairs of engine and version that are counted apart; the rare ones beyond count as `other`."""
 
@@ -110,6 +112,8 @@ class Fleet:
     """Instances in `node_tokens_per_second`."""
     node_peers_tokens_per_second: Mapping[NodeKey, float]
     """Median over the peers of a node of their speed per instance."""
+    node_started_instances: Mapping[tuple[str], int]
+    """Instances that started within STARTED_S, by node."""
     generated_tokens: Mapping[str, float]
     errors: Mapping[tuple[str, str], float]
     """By (model, error type)."""
@@ -214,6 +218,7 @@ class Aggregation:
         self._n_recently_failed = 0
         self._n_transient = 0
         self._node_instances: Counter[tuple[str, Status]] = Counter()
+        self._node_started: Counter[str] = Counter()
         self._kinds: Counter[tuple[str, Status, str, str]] = Counter()
         """Number of instances by model, status, engine and version."""
         self._node_speeds: dict[tuple[str, str, str], list[float]] = {}
@@ -250,10 +255,21 @@ class Aggregation:
         self._add_failing([row.failing_since_s for row in rows if row.failing_since_s is not None])
         self._n_transient += sum([row.is_transient for row in rows])
         healthy = [row for row in rows if row.status is Status.HEALTHY]
+        self._add_starts(rows)
         self._add_speeds(healthy)
         self._add_values(rows)
         self._conditions.update([condition for row in rows for condition in row.conditions])
         self._add_models([row for row in rows if row.counters.loaded is not None and row.is_up])
+
+    def _add_starts(self, rows: Sequence[Row]) -> None:
+        since_s = self._now_s - STARTED_S
+        self._node_started.update(
+            [
+                row.target.node
+                for row in rows
+                if (row.counters.start_time_s or row.target.started_s or 0.0) > since_s
+            ]
+        )
 
     def _add_failing(self, since_s: Sequence[float]) -> None:
         now_s, grace_s = self._now_s, self._grace_period_s
@@ -335,6 +351,7 @@ class Aggregation:
                 {key: speed / measured[key] for key, speed in speeds.items() if key.model != OTHER},
                 self._hardware,
             ),
+            node_started_instances={(node,): n for node, n in self._node_started.items()},
             generated_tokens=dict(fleet_counters.generated_tokens),
             errors=dict(fleet_counters.errors),
             node_errors=dict(fleet_counters.node_errors),

@@ -15,10 +15,9 @@ from alerts.names import (
 from alerts.settings import Settings
 from exporter import catalogue
 from exporter.catalogue import Series
-from ollama_fleet.levels import number
 
 EVERY = 4
-"""In evaluation intervals: a spread changes slowly, and one rule looks at every instance."""
+"""In evaluation intervals: a spread changes slowly."""
 RECENT_S = 300.0
 SPREADS = {
     LATENCY_SPREAD: catalogue.FLEET_INSTANCE_REQUEST_LATENCY_P99,
@@ -40,7 +39,9 @@ def group(settings: Settings) -> Group:
             *spreads,
             _errors(settings, NODE_ERRORS, catalogue.NODE_ERRORS, "node"),
             _errors(settings, MODEL_ERRORS, catalogue.FLEET_ERRORS, "model"),
-            _started(settings),
+            Recording(
+                NODE_STARTED, settings.scope.fleet_sum(catalogue.NODE_STARTED_INSTANCES, "node")
+            ),
         ),
         every=EVERY,
     )
@@ -49,11 +50,3 @@ def group(settings: Settings) -> Group:
 def _errors(settings: Settings, name: str, series: Series, label: str) -> Recording:
     errors = settings.scope.over("rate", series, RECENT_S)
     return Recording(name, settings.scope.fleet_sum(series, label, inner=errors))
-
-
-def _started(settings: Settings) -> Recording:
-    """Return the rule that compares raw samples, which costs least (see `lifecycle`)."""
-    scope = settings.scope
-    recent = f"{scope.raw(catalogue.INSTANCE_START_TIME)} > time() - {number(RECENT_S)}"
-    each = f"count {scope.by('instance_id', 'node')} ({recent})"
-    return Recording(NODE_STARTED, f"count {scope.by('node')} ({each})")

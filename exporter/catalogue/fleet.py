@@ -319,6 +319,12 @@ NODE_PEERS_TOKENS_PER_SECOND = Series(
     "speed. Absent for a kind of fewer than 3 nodes.",
     (*SHARD, "node", "model", "engine"),
 )
+NODE_STARTED_INSTANCES = Series(
+    "ollama_node_started_instances",
+    Kind.GAUGE,
+    "Instances of a node that started within the last 5 minutes; absent if none did.",
+    (*SHARD, "node"),
+)
 NODE_ERRORS = Series(
     "ollama_node_errors_total",
     Kind.COUNTER,

@@ -40,7 +40,7 @@ GROWING = {
     frozenset({"node", "model", "engine"}): 3,
 }
 """Which of the stated numbers counts a recorded series, by its labels that name something."""
-READ_PER_INSTANCE = {names.OVERDUE, names.OLD, names.NODE_STARTED}
+READ_PER_INSTANCE = {names.OVERDUE, names.OLD}
 """Ages are known of instances only."""
 
 each_profile = pytest.mark.parametrize("profile", [None, *config.PROFILES])

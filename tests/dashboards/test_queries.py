@@ -380,15 +380,8 @@ def test_limits_of_the_pipeline_are_those_of_the_alerts() -> None:
     assert thresholds.poll_intervals == pipeline.STALE_INTERVALS
 
 
-def test_an_instance_has_just_started_as_long_as_the_rules_say_so_of_nodes() -> None:
-    (rule,) = [
-        rule
-        for group in rulebook.groups(Settings())
-        for rule in group.recordings
-        if rule.name == names.NODE_STARTED
-    ]
-
-    assert f"> time() - {instance.RECENT_S})" in rule.expr
+def test_an_instance_has_just_started_as_long_as_the_exporter_says_so_of_nodes() -> None:
+    assert snapshot.STARTED_S == instance.RECENT_S
 
 
 def test_alerts_are_chosen_by_a_name_that_all_of_ours_have() -> None:

@@ -98,6 +98,7 @@ class Oracle(Collector):
         yield family(catalogue.NODE_TOKENS_PER_SECOND, fleet.node_tokens_per_second)
         yield family(catalogue.NODE_MEASURED_INSTANCES, fleet.node_measured_instances)
         yield family(catalogue.NODE_PEERS_TOKENS_PER_SECOND, fleet.node_peers_tokens_per_second)
+        yield family(catalogue.NODE_STARTED_INSTANCES, fleet.node_started_instances)
         yield family(catalogue.NODE_ERRORS, fleet.node_errors)
         for series in catalogue.INSTANCE_SERIES:
             yield instance_family(series, dict(self._instances(series)))
@@ -317,7 +318,7 @@ FULL = Values(
     latency_p99_s=1.0,
     requests_running=1.0,
     requests_queued=1.0,
-    start_time_s=1.0,
+    start_time_s=NOW_S,
     generated_tokens_total=1.0,
     prompt_tokens_total=1.0,
     errors_total=(("oom", 1.0),),

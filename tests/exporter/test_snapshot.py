@@ -20,7 +20,7 @@ from exporter.model import (
     Values,
 )
 from exporter.peers import NodeKey
-from exporter.snapshot import MAX_VERSIONS, Aggregation
+from exporter.snapshot import MAX_VERSIONS, Aggregation, Row
 from tests.exporter.fleets import NOW_S, reading, row, snapshot
 
 FRESH = CounterState()
@@ -356,6 +356,22 @@ def test_of_versions_without_end_the_rare_ones_count_together() -> None:
 
     assert MAX_VERSIONS + 1 == len(counts)
     assert (2, 7) == (counts["fleet", "0.1"], counts["fleet", OTHER])
+
+
+def test_instances_that_started_within_five_minutes_are_counted_by_node() -> None:
+    """By their own word, else by the inventory's."""
+
+    def started(id_: str, ago_s: float | None, listed_ago_s: float | None = None) -> Row:
+        values = Values(start_time_s=None if ago_s is None else NOW_S - ago_s)
+        listed_s = None if listed_ago_s is None else NOW_S - listed_ago_s
+        return row(replace(target(id_, f"n{id_[0]}"), started_s=listed_s), reading(values=values))
+
+    fleet = snapshot(
+        *(started("1a", 299.0), started("1b", 300.0), started("1c", 900.0, 10.0)),
+        *(started("2a", None, 10.0), started("3a", None)),
+    ).fleet
+
+    assert {("n1",): 1, ("n2",): 1} == fleet.node_started_instances
 
 
 def test_quantiles_are_over_the_healthy_instances_of_a_model_and_of_the_fleet() -> None:
