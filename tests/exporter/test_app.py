@@ -177,6 +177,22 @@ async def test_series_per_instance_can_be_switched_off(fleet: Fleet, port: int) 
         assert [] == await pages.values(catalogue.INSTANCE_UP)
 
 
+async def test_nodes_are_compared_by_the_label_of_the_inventory_that_names_their_hardware(
+    fleet: Fleet, port: int
+) -> None:
+    """Of the second kind is one node, which then has no peers."""
+    entries = [
+        {"id": kind, "url": f"http://127.0.0.1:{port}", "node": node, "labels": {"gpu": kind[0]}}
+        for node, kind in (("n1", "a1"), ("n2", "a2"), ("n3", "a3"), ("n4", "b"))
+    ]
+    fleet.write(msgspec.json.encode(entries).decode())
+    for label, n_compared in (("hardware", 4), ("gpu", 3)):
+        async with running(config(fleet.path, metrics__hardware_label=label)) as pages:
+            await pages.until_values(catalogue.NODE_MEASURED_INSTANCES, 4 * [1.0])
+            expected = n_compared * [42.0]
+            assert expected == await pages.values(catalogue.NODE_PEERS_TOKENS_PER_SECOND)
+
+
 async def test_shards_divide_the_fleet(fleet: Fleet, port: int) -> None:
     names = {f"i{n}" for n in range(20)}
     fleet.write_list(*names, port=port)

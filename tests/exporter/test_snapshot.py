@@ -11,6 +11,7 @@ from exporter.model import (
     CanaryOutcome,
     CanaryState,
     Condition,
+    Generation,
     Histogram,
     LoadedModel,
     Outcome,
@@ -167,7 +168,7 @@ def test_only_healthy_instances_speed_counts() -> None:
 
 
 def test_a_nodes_speed_per_instance_is_compared_with_nodes_of_the_same_hardware() -> None:
-    """Of the slower kind are two nodes only; an idle instance that says 0 counts nowhere."""
+    """Of the slower kind are two nodes only; an instance whose speed is 0 counts nowhere."""
     rows = [row(target(f"a{n}", node=f"a{n % 3}"), reading(values=fast(40.0))) for n in range(6)]
     rows += [row(target(f"b{n}", node=f"b{n}"), reading(values=fast(30.0))) for n in range(2)]
     rows = [
@@ -177,6 +178,8 @@ def test_a_nodes_speed_per_instance_is_compared_with_nodes_of_the_same_hardware(
         for each in rows
     ]
     rows.append(row(target("idle", node="a0"), reading(values=fast(0.0))))
+    stopped = CanaryState(CanaryOutcome.OK, "", NOW_S, 0, NOW_S, Generation(8.0, 0.0))
+    rows.append(row(target("stopped", node="a0"), reading(), stopped))
     aggregation = Aggregation(now_s=NOW_S, hardware_label="gpu")
     aggregation.add(rows)
     fleet = aggregation.finish(FleetCounters())
