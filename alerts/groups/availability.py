@@ -222,7 +222,7 @@ def _low_share(settings: Settings, floor: str) -> str:
 
 
 def _capacity_low(settings: Settings) -> Alert:
-    counted, floor, _ = _above_floor(settings)
+    scope, (counted, floor, _) = settings.scope, _above_floor(settings)
     trend, lasting, hour = map(
         duration_text, (settings.windows.trend, LASTING_S, LASTING_S + LOSS_S)
     )
@@ -243,9 +243,11 @@ def _capacity_low(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Instances are lost one after the other.",
         description=(
-            f"If the loss of the last {hour} continues, the floor of "
-            f"{settings.thresholds.healthy_instances} healthy instances is reached in "
-            "{{ $value | humanizeDuration }}."
+            f"{{{{ $value | humanizeDuration }}}} until the floor of {count(scope, floor)} "
+            f"instances is reached, if the loss of the last {hour} continues."
+            f"{count(scope, AVAILABLE, before=' Now ')}{count(scope, EXPECTED, before=' of ')} "
+            f"instances are healthy.{failing_nodes(settings)}{failing_models(settings)} First: "
+            "restart or replace what has been failing for longest."
         ),
     )
 
@@ -277,9 +279,9 @@ def _model_unavailable(settings: Settings) -> Alert:
 
 
 def _model_instances_down(settings: Settings) -> Alert:
-    thresholds = settings.thresholds
+    scope, thresholds = settings.scope, settings.thresholds
     share, least = thresholds.model_instances_down, thresholds.min_model_instances
-    healthy = f'sum {settings.scope.by("model")} ({MODEL_INSTANCES}{{status="healthy"}})'
+    healthy = f'sum {scope.by("model")} ({MODEL_INSTANCES}{{status="healthy"}})'
     return Alert(
         name="OllamaModelInstancesDown",
         settings=("thresholds.model_instances_down", "thresholds.min_model_instances"),
@@ -292,9 +294,9 @@ def _model_instances_down(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Many instances of a model fail.",
         description=(
-            f"{{{{ $value }}}} instances of {{{{ $labels.model }}}} fail, more than "
-            f"{percent(share)} of those that should serve it. The others take their requests, even "
-            "if the fleet's count looks good."
+            f"{VALUE}{count(scope, MODEL_EXPECTED, 'model', before=' of ')} instances of "
+            f"{{{{ $labels.model }}}} fail, more than {percent(share)}. The others take their "
+            "requests. First: see whether those that fail share a node or a version."
         ),
         dashboard=Dashboard.MODELS,
         dashboard_query="var-model={{ $labels.model | urlquery }}",

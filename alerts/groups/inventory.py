@@ -186,7 +186,8 @@ def _drained_long(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Many instances have been drained for long.",
         description=(
-            f"{{{{ $value }}}} instances or more have been drained for {window}. They serve nobody "
-            "and count as missing nowhere: they may be forgotten."
+            f"At least {VALUE}{count(scope, INVENTORY, before=' of ')} instances have been drained "
+            f"for {window}. They serve nobody and count as missing nowhere. First: ask who drained "
+            "them; they may be forgotten."
         ),
     )
