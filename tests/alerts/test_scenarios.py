@@ -130,8 +130,8 @@ SCENARIOS = [
     Scenario(
         "one of two replicas cut off from half the fleet",
         [
-            Fleet(listed=[(1, 2000)], exporter=FIRST),
-            HOURS.killed(2000, 1000, exporter=SECOND),
+            Fleet(listed=[(1, 2000)], nodes={"n-0": SOUND_NODE}, exporter=FIRST),
+            HOURS.killed(2000, 1000, nodes={"n-0": HOURS.part(100, 100)}, exporter=SECOND),
         ],
         tickets={"OllamaFleetReplicasDisagree": 15},
     ),

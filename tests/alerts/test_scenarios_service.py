@@ -31,6 +31,7 @@ OWN_400_MS = HOURS.since(0.4, otherwise=0.1)
 IDLE: Steps = [(HOURS.before, 10_000), (1, None)]
 """What the exporter publishes of speeds that it has not seen for an hour."""
 KINDS_42_31 = {"fast": (8, 42.0), "slow": (20, 31.0)}
+MOSTLY_42 = {"fast": (20, 42.0), "slow": (8, 31.0)}
 KINDS_187_42 = {"fast": (8, 187.0), "slow": (20, 42.0)}
 
 
@@ -165,6 +166,7 @@ SCENARIOS = [
         for name, kinds, labelled in (
             ("42 and 31", KINDS_42_31, False),
             ("labelled 42 and 31", KINDS_42_31, True),
+            ("mostly 42, some 31", MOSTLY_42, False),
             ("187 and 42", KINDS_187_42, False),
         )
     ),
