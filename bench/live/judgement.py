@@ -14,8 +14,8 @@ from typing import Any
 from bench.live.messages import PAGER_ADDRESS, Mail, Notification
 from bench.live.scenarios import Scenario
 
-LINKED = ("summary", "description", "runbook_url", "dashboard_url")
-"""What a mail must hold of an alert's annotations."""
+LINKED = ("summary", "runbook_url", "dashboard_url")
+"""What a mail must hold of an alert's annotations; and the description, while the alert fires."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +102,18 @@ def _wrong_mails(arrived: Arrived) -> Iterator[str]:
 
 def _missing_in_mails(page: Notification, mails: Sequence[Mail]) -> Iterator[str]:
     """Yield what the mails with this page's subject lack, unless one of them lacks nothing."""
-    missing = [list(_missing_in_mail(mail, page.alerts[0]["annotations"])) for mail in mails]
+    annotations = page.alerts[0]["annotations"]
+    needed = LINKED if page.is_resolved else ("description", *LINKED)
+    texts = {name: annotations[name] for name in needed}
+    missing = [list(_missing_in_mail(mail, texts)) for mail in mails]
     yield from min(missing, key=len, default=[])
 
 
-def _missing_in_mail(mail: Mail, annotations: Mapping[str, str]) -> Iterator[str]:
+def _missing_in_mail(mail: Mail, texts: Mapping[str, str]) -> Iterator[str]:
     parts = {"plain": mail.text("plain"), "html": html.unescape(mail.text("html"))}
     yield from (
-        f"the {kind} part of the mail {mail.subject!r} lacks the {name} {annotations[name]!r}: "
-        f"{text!r}"
+        f"the {kind} part of the mail {mail.subject!r} lacks the {name} {wanted!r}: {text!r}"
         for kind, text in parts.items()
-        for name in LINKED
-        if annotations[name] not in text
+        for name, wanted in texts.items()
+        if wanted not in text
     )

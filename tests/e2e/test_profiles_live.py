@@ -29,7 +29,7 @@ class Case:
     n_instances: int
     n_borne: int
     n_beyond: int
-    says: str
+    floor: str
     fleet_options: tuple[str, ...] = ()
 
     @property
@@ -39,8 +39,9 @@ class Case:
         async def kill(lab: Lab) -> None:
             await lab.inject("kill", count=self.n_beyond)
 
-        counts = (str(self.n_instances - self.n_beyond),)
-        return replace(SCENARIOS["count"], fault=kill, counts=lambda _: counts, says=(self.says,))
+        n, left = self.n_instances, self.n_instances - self.n_beyond
+        says = (f"{left:,} of {n:,} instances healthy, floor {self.floor}",)
+        return replace(SCENARIOS["count"], fault=kill, counts=lambda _: says)
 
     async def bear(self, lab: Lab) -> None:
         """Kill as many as the profile bears."""
@@ -48,13 +49,13 @@ class Case:
 
 
 CASES = (
-    Case(profile="article", n_instances=10_000, n_borne=100, n_beyond=101, says="9900"),
+    Case(profile="article", n_instances=10_000, n_borne=100, n_beyond=101, floor="9,900"),
     Case(
         profile="stock-ollama",
         n_instances=60,
         n_borne=6,
         n_beyond=7,
-        says="the floor of 90%",
+        floor="54 (90%)",
         fleet_options=(*STOCK, "--nodes=60"),
     ),
     Case(
@@ -62,7 +63,7 @@ CASES = (
         n_instances=5,
         n_borne=1,
         n_beyond=2,
-        says="the floor of 80%",
+        floor="4 (80%)",
         fleet_options=(*STOCK, "--nodes=1"),
     ),
 )

@@ -64,7 +64,7 @@ STOCK = {
         fault=_slow_all,
         heal=_heal,
         page="OllamaFleetTokenThroughputLow",
-        says=("The healthy instances can generate 3", "the floor of 40 per instance"),
+        says=("The healthy instances can generate 3", "(40 per instance)"),
         extra_s=lambda _: CANARY_S,
     ),
     "frozen": Scenario(
