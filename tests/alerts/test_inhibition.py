@@ -240,6 +240,12 @@ MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
         named("OllamaFleetExporterReplicaDown", severity="warning", instance="a"),
     ),
     (
+        "exporters of two fleets mute nothing of another shard",
+        named("OllamaFleetClusterLabelMissing", severity="warning", shard="0"),
+        [],
+        named("OllamaFleetReplicasDisagree", severity="warning", shard="1"),
+    ),
+    (
         "that nobody leads mutes why that may be",
         named("OllamaProvisionerNoLeader", severity="warning"),
         named("OllamaProvisionerDown", severity="warning", instance="p:1")
