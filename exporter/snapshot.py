@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from exporter.conditions import is_on_cpu
-from exporter.counters import MAX_MODELS, OTHER, CounterState, bounded, speed_now
+from exporter.counters import MAX_ERROR_PAIRS, MAX_MODELS, OTHER, CounterState, bounded, speed_now
 from exporter.model import (
     CanaryState,
     Condition,
@@ -353,7 +354,7 @@ class Aggregation:
             ),
             node_started_instances={(node,): n for node, n in self._node_started.items()},
             generated_tokens=dict(fleet_counters.generated_tokens),
-            errors=dict(fleet_counters.errors),
+            errors=_with_zeros(fleet_counters.errors, names.values()),
             node_errors=dict(fleet_counters.node_errors),
             durations=dict(fleet_counters.durations.by_model),
             time_to_first_token=dict(fleet_counters.time_to_first_token.by_model),
@@ -401,6 +402,14 @@ class Aggregation:
             vram_bytes=_totals((name, use.vram_bytes or 0.0) for name, use in in_vram),
             installed_instances=_totals((on_disk[model], n) for model, n in installed.items()),
         )
+
+
+def _with_zeros(
+    errors: Mapping[tuple[str, str], float], models: Iterable[str]
+) -> dict[tuple[str, str], float]:
+    """Return errors by (model, type), 0 where a model had none: its first must be an increase."""
+    zeros = dict.fromkeys(product(models, {kind for _, kind in errors}), 0.0)
+    return {**(zeros if len(zeros) <= MAX_ERROR_PAIRS else {}), **errors}
 
 
 def _common_versions(counts: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:

@@ -234,6 +234,16 @@ def test_totals_of_the_ledger_are_those_of_the_moment() -> None:
     assert {"m": 2.0} == fleet.request_errors
 
 
+def test_each_model_has_all_types_of_errors_so_that_its_first_is_an_increase() -> None:
+    fleet_counters = FleetCounters()
+    fleet_counters.record("n1", "m", Delta(errors=(("oom", 2.0),)))
+    models = [row(target(name, model=name)) for name in ("m", "x")]
+
+    errors = snapshot(*models, fleet_counters=fleet_counters).fleet.errors
+
+    assert {("m", "oom"): 2.0, ("x", "oom"): 0.0} == errors
+
+
 def test_without_durations_requests_are_not_counted_and_their_errors_neither() -> None:
     fleet_counters = FleetCounters()
     fleet_counters.record("n1", "m", Delta(errors=(("oom", 2.0),)))
