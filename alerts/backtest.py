@@ -185,7 +185,7 @@ async def _recorded(past: Archive, rules: Sequence[Recording]) -> dict[str, floa
 
 
 def _steady_s(points: Sequence[Point], span: Span) -> float:
-    length_s = span.end_s - points[0][0] + span.step_s
+    length_s = span.end_s - points[0][0]
     return length_s if len(points) * span.step_s >= STEADY * length_s else 0.0
 
 

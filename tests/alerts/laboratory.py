@@ -145,7 +145,8 @@ class Laboratory:
             for number, mutant in mutants.items()
         }
         document = _copied_tests(test.document, renamings.values())
-        rules = self._copied_rules(mutants, renamings)
+        fed = test.fed
+        rules = [rule for rule in self._copied_rules(mutants, renamings) if rule.name not in fed]
         needed = foundations(TestFile(test.path, document).mentioned, rules)
         folder = self._folder / str(next(self._runs))
         folder.mkdir()

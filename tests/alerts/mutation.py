@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from itertools import count
 from typing import Any
 
@@ -66,14 +67,15 @@ class Mutant:
         return f"{self.rule.name}: {self.change}"
 
 
-def mutants(rule: Rule) -> Iterator[Mutant]:
-    """Yield every mutant of a rule."""
-    for change, expression in _expressions(rule.body["expr"]):
+def mutants(rule: Rule, beside: Rule | None = None) -> Iterator[Mutant]:
+    """Yield every mutant of a rule, or those that change what another rule has not as well."""
+    known: Mapping[str, Any] = {} if beside is None else beside.body
+    for change, expression in _expressions(rule.body["expr"], known.get("expr", "")):
         yield Mutant(rule, change, {**rule.body, "expr": expression})
     for key in ("for", "keep_firing_for"):
-        if key in rule.body:
+        if key in rule.body and rule.body[key] != known.get(key):
             yield from _durations(rule, key)
-    if rule.is_alert:
+    if rule.is_alert and rule.body["labels"] != known.get("labels"):
         severity = rule.body["labels"]["severity"]
         labels = {**rule.body["labels"], "severity": SEVERITIES[severity]}
         yield Mutant(
@@ -88,10 +90,15 @@ def _durations(rule: Rule, key: str) -> Iterator[Mutant]:
         yield Mutant(rule, f"{key} {before} -> {after}", {**rule.body, key: after})
 
 
-def _expressions(expression: str) -> Iterator[tuple[str, str]]:
+def _expressions(expression: str, beside: str) -> Iterator[tuple[str, str]]:
     """Yield each change of an expression and what comes of it."""
-    seen = count(1)
-    for match in TOKEN.finditer(expression):
+    seen, tokens = count(1), list(TOKEN.finditer(expression))
+    texts, known = ([match[0] for match in TOKEN.finditer(text)] for text in (expression, beside))
+    blocks = SequenceMatcher(None, known, texts, autojunk=False).get_matching_blocks()
+    same = {place for block in blocks for place in range(block.b, block.b + block.size)}
+    for place, match in enumerate(tokens):
+        if place in same:
+            continue
         before = match[0]
         for after in _replacements(str(match.lastgroup), before):
             whole = expression[: match.start()] + after + expression[match.end() :]

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from alerts import config
+from tests.alerts import limits
 from tests.alerts.laboratory import Laboratory
 from tests.alerts.mutation import Mutant, mutants
-from tests.alerts.promtool import Rule, TestFile, read_rules, read_tests
+from tests.alerts.promtool import RULES, Rule, TestFile, read_rules, read_tests
 
 pytestmark = pytest.mark.nightly
 
@@ -27,7 +29,7 @@ HARMLESS = {
     r"^OllamaFleetModelUnloadsHigh: .*«ceil».* -> floor": (
         "twice a number of instances is a whole number"
     ),
-    r"^OllamaFleet(ShardMissing|PollStale): .*«max» by \(cluster, shard\).* -> min": (
+    r"^OllamaFleet(\w+Missing|\w+Stale|\w+Low): .*«max» by \(cluster, shard\).* -> min": (
         "that a shard is there counts, not what it says"
     ),
     r"^OllamaFleetCanaryStopped: .*«sum» by \(cluster, shard\).* -> max": (
@@ -72,6 +74,20 @@ def test_every_small_change_of_a_rule_makes_a_test_fail(
     survivors = laboratory.survivors(
         [mutant for rule in rules for mutant in mutants(rule) if not _is_harmless(mutant)]
     )
+
+    assert not survivors, "\n".join(["", *map(str, survivors)])
+
+
+@pytest.mark.parametrize("profile", config.PROFILES)
+def test_every_small_change_that_a_profile_makes_is_seen_by_its_tests(
+    profile: str, promtool_binary: Path, tmp_path: Path
+) -> None:
+    rules = read_rules(RULES / profile)
+    tests = limits.tests_of(profile)
+    laboratory = Laboratory(rules, tests, promtool=promtool_binary, folder=tmp_path)
+    found = [mutant for pair in limits.differing(rules) for mutant in mutants(*pair)]
+
+    survivors = laboratory.survivors([one for one in found if not _is_harmless(one)])
 
     assert not survivors, "\n".join(["", *map(str, survivors)])
 
