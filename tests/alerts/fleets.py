@@ -10,15 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from exporter.catalogue import Condition
+from exporter.model import Status
+
 DAY_MIN = 1440
-STATUSES = (
-    *("healthy", "unhealthy", "unreachable", "loading", "unknown"),
-    *("provisioning", "draining", "starting", "away"),
-)
-CONDITIONS = (
-    *("model_not_loaded", "model_not_installed", "nothing_loaded", "on_cpu", "stalled"),
-    *("flapping", "not_serving", "kv_cache_full"),
-)
 BOUNDARIES_S = (0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0)
 SPEED = 'ollama_fleet_tokens_per_second{model="a"}'
 MEASURED = 'ollama_fleet_measured_instances{model="a"}'
@@ -47,11 +42,8 @@ class Fleet:
     cluster: str = ""
     """Empty for a fleet without that label."""
     listed: Steps
-    healthy: Steps = ()
-    """Where not given, all instances that are in no other status."""
-    failing_as: str = "unreachable"
-    """The status of those that are neither healthy nor in another status."""
     statuses: Mapping[str, Steps] = field(default_factory=dict)
+    """The others are healthy."""
     models: Mapping[str, Mapping[str, Steps]] = field(default_factory=dict)
     """By model and status; where not given, all instances have one model."""
     nodes: Mapping[str, Mapping[str, Steps]] = field(default_factory=dict)
@@ -68,6 +60,7 @@ class Fleet:
     """Minutes between which the exporter is down; its counters begin at 0 then."""
     exporter: str = "exporter:11440"
     shard: str = "0"
+    shards: int = 1
 
     def series(self, minutes: int = DAY_MIN, interval_s: float = 60) -> Iterator[dict[str, str]]:
         """Yield what promtool is fed."""
@@ -76,34 +69,32 @@ class Fleet:
         for selector, steps in {**self._others(times), **self.gauges}.items():
             gauges[selector] = samples(steps, times)
         for selector, values in gauges.items():
-            told = self._masked(values, times)
+            seen = self._masked(values, times)
             if selector == "up":
-                told = [value or 0 for value in told]
-            yield from self._told(selector, told)
+                seen = [value or 0 for value in seen]
+            yield from self._written(selector, seen)
         counters = {GENERATED: ((1, 600),), RESTARTS: NONE, **self.counters}
         for selector, steps in counters.items():
+            if not steps:
+                continue
             rises = [(value or 0) * interval_s / 60 for value in samples(steps, times)]
-            yield from self._told(selector, self._added_up(rises, times))
+            yield from self._written(selector, self._added_up(rises, times))
 
     def _counts(self, times: Sequence[float]) -> dict[str, Samples]:
         """Return the series that count instances, and their speed."""
         listed = samples(self.listed, times)
         by_status = {status: samples(steps, times) for status, steps in self.statuses.items()}
-        rest = [_less(of, others) for of, *others in zip(listed, *by_status.values(), strict=True)]
-        healthy = samples(self.healthy, times) if self.healthy else rest
+        counts = zip(listed, *by_status.values(), strict=True)
+        healthy = [_less(of, others) for of, *others in counts]
         by_status["healthy"] = healthy
-        if self.healthy:
-            by_status[self.failing_as] = [
-                _less(of, [up]) for of, up in zip(rest, healthy, strict=True)
-            ]
         gauges: dict[str, Samples] = {
             SPEED: [up and up * self.speed for up in healthy],
             MEASURED: healthy,
         }
-        for status in STATUSES:
+        for status in Status:
             values = by_status.get(status, samples(NONE, times))
             gauges[f'ollama_fleet_instances{{status="{status}"}}'] = values
-            if not self.models and (status in by_status):
+            if not self.models and status in by_status:
                 gauges[f'ollama_model_instances{{model="a",status="{status}"}}'] = values
         return gauges
 
@@ -113,7 +104,7 @@ class Fleet:
         others: dict[str, Steps] = {
             "up": ((1, 1),),
             f'ollama_exporter_shard_info{{shard="{self.shard}"}}': ((1, 1),),
-            "ollama_exporter_shards": ((1, 1),),
+            "ollama_exporter_shards": ((1, self.shards),),
             "ollama_exporter_poll_interval_seconds": ((1, 10),),
             "ollama_exporter_poll_last_completed_timestamp_seconds": now,
             'ollama_exporter_inventory_last_success_timestamp_seconds{source="file"}': now,
@@ -126,7 +117,7 @@ class Fleet:
             others[FLEET_P99.format(quantile)] = self.latency_s
             others[MODEL_P99.format(quantile)] = self.latency_s
         others[FLEET_P99.format("0.999")] = self.latency_s
-        for condition in CONDITIONS:
+        for condition in Condition:
             others[f'ollama_fleet_instance_conditions{{condition="{condition}"}}'] = NONE
         for kind, groups in (("model", self.models), ("node", self.nodes)):
             for name, by_status in groups.items():
@@ -151,7 +142,7 @@ class Fleet:
             totals.append(round(total, 6))
         return self._masked(totals, times)
 
-    def _told(self, selector: str, values: Samples) -> Iterator[dict[str, str]]:
+    def _written(self, selector: str, values: Samples) -> Iterator[dict[str, str]]:
         name, _, labels = selector.rstrip("}").partition("{")
         own = [f'job="ollama-fleet-exporter",instance="{self.exporter}"']
         if name.startswith("ollama_provisioner_"):

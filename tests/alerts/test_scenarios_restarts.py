@@ -77,6 +77,14 @@ SCENARIOS = [
         pages={"OllamaFleetHealthyInstancesLow": 2.25},
     ),
     Scenario(
+        "3% of 2,000 in two shards are killed",
+        [
+            MINUTES.killed(1000, 30, exporter=f"exporter-{shard}:11440", shard=shard, shards=2)
+            for shard in ("0", "1")
+        ],
+        pages={"OllamaFleetHealthyInstancesLow": 2.25},
+    ),
+    Scenario(
         "every request fails for three minutes, in a young Prometheus",
         [
             Fleet(
