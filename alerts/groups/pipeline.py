@@ -282,12 +282,12 @@ def _series_absent(settings: Settings, name: str, metric: str, *excuses: str) ->
     return Alert(
         name="OllamaFleetSeriesAbsent",
         settings=("windows.absent", "windows.rate", "windows.canary", "thresholds.min_requests"),
-        # An idle fleet has no such metrics and no fault.
+        # An idle fleet has no such metrics and no fault; whether it is idle, only tokens tell.
         expr=joined(
             f"sum {scope.by()} ({HEALTHY}) > 0",
             f"and {scope.on()} present_over_time({name}[{window}])",
             f"unless {scope.on()} {name}",
-            f"unless {scope.on()} {GENERATED} == 0",
+            f"and {scope.on()} {GENERATED} > 0",
             *excuses,
         ),
         for_s=900,
