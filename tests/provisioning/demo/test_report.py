@@ -19,7 +19,7 @@ SEEN = FleetStatus(
 )
 LOW = Alert("OllamaFleetHealthyInstancesLow", "critical", is_firing=True)
 SLOW = Alert("OllamaNodeSlowerThanFleet", "warning", is_firing=True, n=1_200)
-FAST = Alert("OllamaFleetHealthDroppingFast", "critical", is_firing=False)
+FAILING = Alert("OllamaFleetRequestsFailing", "critical", is_firing=False)
 ALL_PAGES = Pages(has_graph=True, has_alertmanager=True)
 
 
@@ -39,12 +39,12 @@ def test_a_status_is_a_sentence_without_zeros() -> None:
 @pytest.mark.parametrize(
     ("alerts", "expected"),
     [
-        ([FAST], "no alert fires; pending: OllamaFleetHealthDroppingFast (critical)"),
+        ([FAILING], "no alert fires; pending: OllamaFleetRequestsFailing (critical)"),
         (
-            [FAST, LOW, SLOW],
+            [FAILING, LOW, SLOW],
             "alerts firing: OllamaFleetHealthyInstancesLow (critical), "
             "OllamaNodeSlowerThanFleet (warning) × 1,200; "
-            "pending: OllamaFleetHealthDroppingFast (critical)",
+            "pending: OllamaFleetRequestsFailing (critical)",
         ),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_stock_ollama_is_frozen_for_longer_than_its_canary_waits_where_there_i
 
 
 def test_the_json_is_one_line_with_counts_addresses_and_files(plan: Plan) -> None:
-    seen = replace(SEEN, alerts=(FAST, LOW))
+    seen = replace(SEEN, alerts=(FAILING, LOW))
 
     line = report.as_json(plan, seen, {"exporter": 17}, ["http://127.0.0.1:11460"])
 
