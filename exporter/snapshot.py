@@ -378,6 +378,8 @@ class Aggregation:
     def _spreads(
         self, names: Mapping[str, str], speeds: Iterable[tuple[NodeKey, list[float]]]
     ) -> Spreads:
+        for some in self._all_latencies_s.values():
+            some.sort()  # what is in order costs the two below nearly nothing
         fleet = (("", some) for some in self._all_latencies_s.values())
         latencies = ((names[model], some) for model, some in self._all_latencies_s.items())
         ratios = ((names[model], some) for model, some in self._kv_cache_ratios.items())
