@@ -61,8 +61,8 @@ format: ## Format the code and mend what the linter can mend
 lock: ## Write the lock files anew: the newest versions that pyproject.toml allows, with their hashes
 	@.ci/venv test
 	@$(BIN)/python -m pip install --quiet uv
-	@printf 'hatchling\neditables\n' | $(LOCK) --upgrade --extra provisioner --extra demo --extra dev --output-file requirements.lock -
-	@printf 'hatchling\neditables\n' | $(LOCK) --constraint requirements.lock --extra demo --output-file requirements-demo.lock -
+	@printf 'hatchling\neditables\n' | $(LOCK) --upgrade --extra dev --output-file requirements.lock -
+	@printf 'hatchling\neditables\n' | $(LOCK) --constraint requirements.lock --extra all --output-file requirements-demo.lock -
 
 clean: ## Remove everything that these targets made
 	@rm -rf .venv .programs .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

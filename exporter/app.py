@@ -7,7 +7,6 @@ import logging
 import resource
 import ssl
 from contextlib import AsyncExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,7 @@ from exporter.ui.summary import Limits, Summariser, UiConfig
 from exporter.web import Web
 from exporter.websecurity import Guard
 from ollama_fleet.clock import SystemClock
+from ollama_fleet.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -61,7 +61,6 @@ class Exporter:
     def __init__(self, config: Config, clock: Clock | None = None) -> None:
         self._config = config
         self._clock = clock or SystemClock()
-        self._version = version("ollama-fleet")
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._limit = 0
@@ -101,7 +100,7 @@ class Exporter:
         self._guard = guard_of(config)
         await self._load_inventory()
         self._metrics = SelfMetrics(
-            version=self._version, shard=config.shard, poll_interval_s=config.poll_interval
+            version=VERSION, shard=config.shard, poll_interval_s=config.poll_interval
         )
         fleet_counters = FleetCounters()
         self._poller = Poller(config.poll_interval, self._options(), fleet_counters, self._metrics)
@@ -163,7 +162,7 @@ class Exporter:
 
     def _fleet_ui(self, recent: RecentHistory, sender: ResponseSender) -> FleetUi:
         config, clock = self._config, self._clock
-        ui_config = ui_config_of(config, self._version)
+        ui_config = ui_config_of(config, VERSION)
         prometheus = None
         if config.ui_prometheus_url:
             url = config.ui_prometheus_url
@@ -199,7 +198,7 @@ class Exporter:
             sender,
             self._sender(),
             sources=lambda: self._inventory.states,
-            version=self._version,
+            version=VERSION,
             guard=guard,
             allowed_hosts=self._config.web_allowed_hosts,
             max_connections=self._n_clients,
@@ -219,7 +218,7 @@ class Exporter:
             resolver,
             _tls_context(config),
             Bounds(body_bytes=config.poll_max_body_bytes),
-            user_agent=f"ollama-fleet/{self._version}",
+            user_agent=f"ollama-fleet/{VERSION}",
         )
         return PollOptions(
             health_timeout_s=config.poll_health_timeout,

@@ -2,4 +2,4 @@
 
 from ollama_fleet import main
 
-main(prog_name="ollama-fleet")
+main()

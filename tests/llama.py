@@ -66,7 +66,7 @@ async def llama_server(
     model: Path, *, log: Path, alias: str = ALIAS, port: int = 0
 ) -> AsyncIterator[LlamaServer]:
     """Run a llama-server on a free loopback port, or on `port`, until the block ends."""
-    command = [sys.executable, "-m", "provisioning.demo.llama", "--model", str(model)]
+    command = [sys.executable, "-m", "ollama_fleet", "llama-server", "--model", str(model)]
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
             *command,

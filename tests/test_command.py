@@ -8,13 +8,13 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ollama_fleet import COMMANDS, main
+from ollama_fleet.cli import COMMANDS, main
 
 HEAVY = ("aiohttp", "uvloop", "httptools", "prometheus_client", "yaml", "grafanalib")
 
 LIST_MODULES = """
 import sys
-from ollama_fleet import main
+from ollama_fleet.cli import main
 main({arguments!r}, standalone_mode=False)
 print(*(name for name in {heavy!r} if name in sys.modules), file=sys.stderr)
 """

@@ -27,7 +27,7 @@ from exporter.model import Outcome, Target
 from exporter.settings import SETTINGS
 from exporter.status import NOT_EXPECTED, polled_status
 from exporter.web import PATHS
-from ollama_fleet import COMMANDS
+from ollama_fleet.cli import COMMANDS
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.durations import duration_text
 from provisioning.api.routes import AGE_HEADER

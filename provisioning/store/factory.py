@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from ollama_fleet.clock import Clock
+from ollama_fleet.extras import install_line
 from provisioning.errors import StoreError
 from provisioning.store.base import Leadership, Store
 from provisioning.store.etcd.access import Access, Credentials
@@ -107,7 +108,7 @@ def _open_etcd(access: Access, fleet: str, *, clock: Clock, holder: str, lease_s
         if not _is_installed(name):
             raise StoreError(
                 f"cannot speak with etcd: the Python module {name} is missing; "
-                f"install ollama-fleet[provisioner]"
+                f"install it with: {install_line('provisioner')}"
             )
     from provisioning.store.etcd.client import Client
     from provisioning.store.etcd.leadership import EtcdLeadership

@@ -30,7 +30,7 @@ from exporter.instances import FILTER_KEYS, InstanceView
 from exporter.model import Condition, Outcome, State, Status
 from exporter.settings import SETTINGS
 from exporter.web import PATHS
-from ollama_fleet import main
+from ollama_fleet.cli import main
 from provisioning.cli.settings import OPTIONS
 from provisioning.model import Phase
 from provisioning.spec import schema

@@ -174,7 +174,7 @@ async def _until_all_healthy(said: str, n: int) -> None:
 def _own_spec(folder: Path, model: Path) -> Path:
     """Write a specification of two real LLM servers on this machine."""
     command = [
-        *(sys.executable, "-P", "-m", "provisioning.demo.llama"),
+        *(sys.executable, "-P", "-m", "ollama_fleet", "llama-server"),
         *(f"--model={model}", "--host={host}", "--port={port}", "--alias={model}"),
     ]
     environment = {programs.DIR_VARIABLE: os.environ[programs.DIR_VARIABLE]}

@@ -309,7 +309,7 @@ async def test_a_hangup_is_logged_and_ignored(inventory: Path) -> None:
 LOST_IN_A_THREAD = """
 import logging, time
 from exporter.inventory import inventory
-from ollama_fleet import main
+from ollama_fleet.cli import main
 def parse(*_):
     logging.getLogger("exporter").warning("parses")
     time.sleep(1000)

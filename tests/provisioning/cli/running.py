@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from ollama_fleet import main
+from ollama_fleet.cli import main
 from tests.provisioning.api.served import Served
 
 QUESTION = b"[y/N]"

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
-from ollama_fleet import main
+from ollama_fleet.cli import main
 from provisioning.api.routes import NodeDocument
 from provisioning.app import Settings
 from provisioning.cli.provisioner import nodes_text

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 import pytest
 from click.testing import CliRunner, Result
 
-from ollama_fleet import main
+from ollama_fleet.cli import main
 from provisioning.cli.setup import exporter_unit, provisioner_unit, systemd_units
 from tests.conftest import program
 

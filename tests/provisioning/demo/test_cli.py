@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from ollama_fleet import main
+from ollama_fleet.cli import main
 
 SIMULATED_IN_MEMORY = """\
 name: lab

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.demo import fleet
+from provisioning.demo import fleet, processes
 from provisioning.demo.fleet import Demo
 from provisioning.demo.plan import Plan
 from provisioning.model import Fleet, RuntimeKind
@@ -93,7 +93,7 @@ def test_real_servers_are_processes_that_end_with_the_demo(made: Demo) -> None:
     (pool,) = (pool for pool in fleet_of(made).pools if pool.name == fleet.REAL_POOL)
 
     command = pool.workload.command
-    assert ("-m", "provisioning.demo.llama") == command[2:4]
+    assert processes.our_command("llama-server") == command[:5]
     assert {"--port={port}", "--host={host}", "--ends-with=17"} <= set(command)
     assert {"OLLAMA_FLEET_PROGRAMS_DIR": "/cache/programs"} == pool.workload.environment
     assert "llamacpp" == pool.workload.engine

@@ -51,7 +51,7 @@ async def test_a_llama_server_ends_with_its_owner(
 ) -> None:
     owner = await asyncio.create_subprocess_exec("sleep", "600")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "provisioning.demo.llama", f"--model={tiny_model}"),
+        *(sys.executable, "-m", "ollama_fleet", "llama-server", f"--model={tiny_model}"),
         f"--ends-with={owner.pid}",
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -70,7 +70,7 @@ async def test_a_file_that_is_no_model_is_refused_with_its_path(tmp_path: Path) 
     model.touch()
 
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "provisioning.demo.llama", "--model", str(model)),
+        *(sys.executable, "-m", "ollama_fleet", "llama-server", "--model", str(model)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

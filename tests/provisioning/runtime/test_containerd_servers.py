@@ -54,7 +54,7 @@ def llama_container(lab: ContainerdLab, model: Path) -> ContainerSpec:
         container,
         image=IMAGE,
         command=(
-            *(str(interpreter), "-m", "provisioning.demo.llama"),
+            *(str(interpreter), "-m", "ollama_fleet", "llama-server"),
             *("--model=/model.gguf", f"--port={container.port}"),
         ),
         environment=(
@@ -66,7 +66,7 @@ def llama_container(lab: ContainerdLab, model: Path) -> ContainerSpec:
         mounts=(
             ("/usr", "/usr"),
             *((folder, folder) for folder in (sys.base_prefix, packages, str(library))),
-            (str(ROOT / "provisioning"), "/project/provisioning"),
+            *((str(ROOT / name), f"/project/{name}") for name in ("ollama_fleet", "provisioning")),
             (str(model), "/model.gguf"),
         ),
         memory_bytes=512 * MIB,

@@ -35,7 +35,13 @@ async def test_a_real_llama_server_serves_and_goes_when_it_is_asked(
     process_lab: ProcessLab, tiny_model: Path
 ) -> None:
     runtime, container = process_lab.open(), process_lab.container()
-    command = ("-m", "provisioning.demo.llama", f"--port={container.port}", f"--model={tiny_model}")
+    command = (
+        "-m",
+        "ollama_fleet",
+        "llama-server",
+        f"--port={container.port}",
+        f"--model={tiny_model}",
+    )
     container = msgspec.structs.replace(
         container, command=(sys.executable, *command), memory_bytes=2 * GIB
     )

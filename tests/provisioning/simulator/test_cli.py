@@ -20,7 +20,7 @@ import pytest
 
 from tests.provisioning.simulator.hosting import free_range, order
 
-PROGRAM = (sys.executable, "-c", "from ollama_fleet import main; main()", "simulate")
+PROGRAM = (sys.executable, "-c", "from ollama_fleet.cli import main; main()", "simulate")
 STOP_S = 60.0
 
 

@@ -1,0 +1,188 @@
+"""What is installed: only our names, all our files, and the line to type for what is missing."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ollama_fleet.cli import COMMANDS, main
+from ollama_fleet.extras import install_line
+from ollama_fleet.version import VERSION, revision
+from tests import distributions
+from tests.conftest import ROOT
+from tests.distributions import FOREIGN, Distributions
+
+EXTRAS = {name: part.extra for name, part in COMMANDS.items() if part.extra}
+LAID_OUT = {
+    "ollama_fleet": "ollama_fleet",
+    **{name: f"ollama_fleet/_parts/{name}" for name in FOREIGN},
+}
+
+SAID = f"ollama-fleet {VERSION} (revision {revision()})\n"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
+    return Distributions.of_checkout(tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="module")
+def core(built: Distributions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return distributions.core_packages(built.site, tmp_path_factory.mktemp("core") / "site")
+
+
+def files(folder: Path) -> Iterator[str]:
+    """Yield what a package holds, by its place there."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix != ".pyc":
+            yield str(path.relative_to(folder))
+
+
+def names(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_a_wheel_puts_nothing_beside_other_packages_but_ours(built: Distributions) -> None:
+    tops = {name.split("/")[0] for name in names(built.wheel)}
+
+    assert {"ollama_fleet", f"ollama_fleet-{VERSION}.dist-info"} == tops
+
+
+def test_a_wheel_holds_each_file_of_the_packages(built: Distributions) -> None:
+    missing = {
+        f"{name}/{file}"
+        for name, place in LAID_OUT.items()
+        for file in files(ROOT / name)
+        if f"{place}/{file}" not in names(built.wheel)
+    }
+
+    assert set() == missing
+
+
+def test_an_sdist_gives_the_same_wheel_and_the_same_sdist(
+    built: Distributions, tmp_path: Path
+) -> None:
+    wheel = distributions.build(built.source, "wheel", tmp_path)
+    sdist = distributions.build(built.source, "sdist", tmp_path)
+
+    assert built.wheel.read_bytes() == wheel.read_bytes()
+    assert built.sdist.read_bytes() == sdist.read_bytes()
+
+
+def test_an_sdist_runs_unpacked(built: Distributions, tmp_path: Path) -> None:
+    done = distributions.run("alerts", "explain", "Watchdog", path=(built.source,), cwd=tmp_path)
+
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *((name, "--help") for name in (*COMMANDS, "llama-server")),
+        ("alerts", "explain", "Watchdog"),
+        ("alerts", "build", "--profile=small", "--output-dir={tmp}/rules"),
+        ("dashboards", "build", "--output-dir={tmp}/boards"),
+    ],
+    ids=" ".join,
+)
+def test_commands_find_our_parts_before_packages_of_the_same_names(
+    built: Distributions, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Others' `exporter` is on PYTHONPATH and in the working directory."""
+    foreign = distributions.foreign_packages(tmp_path / "foreign")
+
+    done = distributions.run(
+        *(word.format(tmp=tmp_path) for word in words), path=(foreign, built.site), cwd=foreign
+    )
+
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+def test_the_product_starts_its_own_processes_by_the_package_that_finds_the_parts() -> None:
+    sources = [path for name in LAID_OUT for path in (ROOT / name).rglob("*.py")]
+    started = {
+        module
+        for path in sources
+        for module in re.findall(r"\"-m\",\s*\"([\w.]+)\"", path.read_text())
+    }
+
+    assert {"ollama_fleet"} == started
+
+
+@pytest.mark.parametrize("words", [(), *((name,) for name in COMMANDS)], ids=" ".join)
+def test_the_version_tells_the_revision(words: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(main, [*words, "--version"])
+
+    assert (0, SAID) == (done.exit_code, done.stdout)
+
+
+def test_a_revision_is_stamped_where_no_git_is(
+    built: Distributions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    found = {
+        distributions.run("--version", path=(place,), cwd=tmp_path).stdout
+        for place in (built.site, built.source)
+    }
+
+    assert {SAID} == found
+
+
+# Extras
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - set(EXTRAS)))
+def test_the_exporter_and_the_simulator_need_no_extra(
+    built: Distributions, core: Path, tmp_path: Path, name: str
+) -> None:
+    done = distributions.run(name, "--help", path=(built.site, core), cwd=tmp_path, python=("-S",))
+
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize(("name", "extra"), EXTRAS.items())
+def test_a_command_whose_extra_is_missing_says_the_line_to_type(
+    built: Distributions, core: Path, tmp_path: Path, name: str, extra: str
+) -> None:
+    done = distributions.run(name, "--help", path=(built.site, core), cwd=tmp_path, python=("-S",))
+
+    assert (2, "") == (done.returncode, done.stdout)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"Error: ollama-fleet {name} needs the Python module ")
+    assert line.endswith(f"install it with: {install_line(extra)}")
+
+
+def test_each_extra_is_one_that_a_wheel_has() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert set(EXTRAS.values()) <= set(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize(
+    ("marker", "line"),
+    [
+        ("", f"{sys.executable} -m pip install 'ollama-fleet[alerts]'"),
+        ("bin/pip", "pip install 'ollama-fleet[alerts]'"),
+        ("pipx_metadata.json", "pipx inject ollama-fleet 'ollama-fleet[alerts]'"),
+        ("uv-receipt.toml", f"uv tool install 'ollama-fleet[alerts] @ {ROOT.as_uri()}'"),
+    ],
+)
+def test_the_line_to_type_suits_what_installed_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marker: str, line: str
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    if marker:
+        (tmp_path / marker).parent.mkdir(exist_ok=True)
+        (tmp_path / marker).touch(mode=0o700)
+
+    assert line == install_line("alerts")
