@@ -107,10 +107,13 @@ def test_a_creeping_trend_is_told_and_not_hidden_by_a_new_threshold(
         seen = latency(at_s)
         return seen and (seen / growth if is_floor else seen * growth)
 
-    proposal = propose(replace(history(points(creeping, days)), is_floor=is_floor))
+    seen = replace(history(points(creeping, days)), is_floor=is_floor)
+    proposal = propose(seen)
 
     assert proposal.value is None
     assert proposal.reason.startswith("kept: it got worse, the median was ")
+    # Against the same hour of the last weeks the alert itself is about the trend.
+    assert propose(replace(seen, is_seasonal=True)).value is not None
 
 
 def test_a_fleet_that_gets_better_has_no_harmful_trend() -> None:
