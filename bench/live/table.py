@@ -21,7 +21,7 @@ LEGEND = """\
 told:      from the fault to the message at the pager's (or the tickets') web server
 sum:       poll + scrape + evaluation + the alert's `for` + group_wait; where it is needed to see
            the fault, also the scrape's time-out or the inventory's refresh interval
-bound:     `for` + group_wait: no message can come before, however short the other intervals
+bound:     grace period + `for` + group_wait: no message can come before, however short the others
 pages:     notifications that woke somebody, until everything was over
 over:      from the healing to the message that it is over"""
 
