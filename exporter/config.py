@@ -127,7 +127,8 @@ def read_file(path: Path) -> tuple[dict[str, Given], list[Problem]]:
         if fault := _fault(name, value, given):
             problems.append(Problem(document.place(keys), fault))
         elif name in SETTING_BY_NAME:
-            given[name] = Given(_texts(value), document.place(keys))
+            texts = (_from_folder(path.parent, name, text) for text in _texts(value))
+            given[name] = Given(tuple(texts), document.place(keys))
     return given, problems
 
 
@@ -144,6 +145,12 @@ def _texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, list):
         return tuple(text for item in value for text in _texts(item))
     return () if value is None else (str(value),)
+
+
+def _from_folder(folder: Path, name: str, text: str) -> str:
+    """Return a setting's text with a path, if it is one, relative to the file that sets it."""
+    is_path = SETTING_BY_NAME[name].metavar in {"FILE", "FILE_OR_URL"}
+    return str(folder / text) if is_path and text and not urls_of(text) else text
 
 
 def _fault(name: str, value: Any, given: Mapping[str, Given]) -> str:

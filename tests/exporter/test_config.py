@@ -214,7 +214,18 @@ def test_dots_in_keys_may_be_nesting(file: Path, text: str) -> None:
     ],
 )
 def test_inventories_are_a_list_or_the_sources_of_a_mapping(file: Path, text: str) -> None:
-    assert ("a.yml", "http://127.0.0.1:8080/instances") == built(file, text).inventory
+    paths = (str(file.parent / "a.yml"), "http://127.0.0.1:8080/instances")
+    assert paths == built(file, text).inventory
+
+
+def test_paths_in_the_file_are_relative_to_the_file(file: Path) -> None:
+    """Of every setting that is one; absolute ones and URLs stay, those of options as well."""
+    (file.parent / "token").touch()
+
+    config = built(file, "inventory: [a.yml, /b.yml, 'http://h:1/x']\ninventory.token-file: token")
+
+    assert (str(file.parent / "a.yml"), "/b.yml", "http://h:1/x") == config.inventory
+    assert str(file.parent / "token") == config.inventory_token_file
 
 
 @pytest.mark.parametrize(
