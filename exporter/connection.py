@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import httptools
 import msgspec
 
-from exporter.errors import PollError
+from exporter.errors import PollError, os_reason
 from exporter.model import Answer, Outcome
 
 if TYPE_CHECKING:
@@ -432,7 +432,7 @@ OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 def connect_error(target: Target, error: OSError) -> PollError:
     """Translate what connecting failed with into an outcome and a sentence."""
-    detail = f"cannot connect to {target.netloc}: {_reason(error)}"
+    detail = f"cannot connect to {target.netloc}: {os_reason(error)}"
     if isinstance(error, ConnectionRefusedError):
         return PollError(Outcome.REFUSED, detail)
     if isinstance(error, ssl.SSLError):
@@ -443,13 +443,6 @@ def connect_error(target: Target, error: OSError) -> PollError:
     if error.errno in OUT_OF_DESCRIPTORS:
         return PollError(Outcome.NO_DESCRIPTOR, f"{detail}; raise the limit (ulimit -n)")
     return PollError(Outcome.CONNECT_FAILED, detail)
-
-
-def _reason(error: OSError) -> str:
-    """Return the system's words, where asyncio has put its own in their place too."""
-    if isinstance(error, ssl.SSLError) or error.errno is None or error.errno < 0:
-        return error.strerror or str(error)
-    return os.strerror(error.errno)
 
 
 def connect_timeout(target: Target) -> PollError:

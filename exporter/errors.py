@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from typing import TYPE_CHECKING
 
 from ollama_fleet.problems import ProblemsError
@@ -32,3 +34,10 @@ class PollError(ExporterError):
 
     def __str__(self) -> str:
         return self.detail
+
+
+def os_reason(error: OSError) -> str:
+    """Return the system's words, where asyncio has put its own in their place too."""
+    if isinstance(error, ssl.SSLError) or error.errno is None or error.errno < 0:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)

@@ -2,7 +2,8 @@
 
 from exporter.inventory.inventory import Inventory, SourceState
 from exporter.inventory.merge import WHOLE, Change, Shard, diff
-from exporter.inventory.sources import Source, SourceSettings, sources_for
+from exporter.inventory.source import Source, SourceSettings
+from exporter.inventory.sources import sources_for
 
 __all__ = [
     "WHOLE",

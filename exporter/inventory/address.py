@@ -113,7 +113,11 @@ def _checked_v6(host: str) -> str:
 
 def _found_port(found: re.Match[str], *, tls: bool) -> int:
     if found["port"] is not None:
-        return parse_port(found["port"])
+        try:
+            return parse_port(found["port"])
+        except ValueError:
+            port = shown(int(found["port"][:6]))
+            raise ValueError(f"must have a port from 1 to {MAX_PORT}, got {port}") from None
     return HTTPS_PORT if tls else HTTP_PORT
 
 

@@ -107,7 +107,7 @@ class Fields:
         """Return what `parse` makes of a text that must be there; None when it is refused."""
         value = self.values.get(key)
         if not isinstance(value, str):
-            self.complain(key, f"must be a text, got {shown(value)}")
+            self._complain_of_kind(key, f"must be a text, got {shown(value)}")
             return None
         try:
             return parse(value)
@@ -120,8 +120,12 @@ class Fields:
         try:
             return parse_port(self.values.get(key))
         except ValueError as error:
-            self.complain(key, str(error))
+            self._complain_of_kind(key, str(error))
             return None
+
+    def _complain_of_kind(self, key: str, message: str) -> None:
+        """Note that a value that must be there is of the wrong kind, or is missing."""
+        self.complain(key, "is missing" if self.values.get(key) is None else message)
 
     def labels(self, key: str, fields: Collection[str]) -> Mapping[str, str]:
         """Return the labels under `key`, read-only; none of them may be named as a field is."""

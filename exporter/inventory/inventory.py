@@ -12,8 +12,17 @@ from pathlib import Path
 from exporter.errors import InputError, SourceError
 from exporter.inventory.entries import targets_of
 from exporter.inventory.formats import Format, records
-from exporter.inventory.merge import NO_CHANGE, WHOLE, Change, Listed, Shard, merge, resolve
-from exporter.inventory.sources import Source
+from exporter.inventory.merge import (
+    NO_CHANGE,
+    WHOLE,
+    Change,
+    Listed,
+    Shard,
+    merge,
+    repeated_urls,
+    resolve,
+)
+from exporter.inventory.source import Source
 from exporter.model import Target
 from exporter.steps import with_pauses
 from ollama_fleet.clock import Clock, SystemClock
@@ -133,7 +142,8 @@ class SourceListing:
         if not error:
             self._last_success_s = now_s
         if error and error != self._logged:
-            log.error("inventory source fails, last list kept instances=%d: %s", n_instances, error)
+            kept = "last list kept" if self.was_active else "no list yet"
+            log.error("inventory source fails, %s instances=%d: %s", kept, n_instances, error)
         elif self._logged and not error:
             name = self.source.name
             log.info("inventory source works again source=%s instances=%d", name, n_instances)
@@ -172,6 +182,7 @@ class Inventory:
         self._shard = shard
         self._clock = clock or SystemClock()
         self._targets: Listed = ()
+        self._counted_twice: Sequence[tuple[str, str]] = ()
         self._one_at_a_time = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -233,13 +244,26 @@ class Inventory:
         lists = [new[i] if i in resolution.taken else old for i, old in enumerate(active)]
         first = [i for i in resolution.taken if not self._listings[i].was_active]
         merged = await asyncio.to_thread(merge, self._targets, lists, self._shard, first)
+        counted_twice = (
+            await asyncio.to_thread(repeated_urls, lists) if merged[1] else self._counted_twice
+        )
         # From here to the end nothing waits: a cancelled refresh has changed all or nothing.
         for index in resolution.taken:
             self._listings[index].activate()
         for index, problems in resolution.refused.items():
             self._listings[index].reject(problems)
         self._targets, change = merged
+        self._warn_of(counted_twice)
         return change
+
+    def _warn_of(self, counted_twice: Sequence[tuple[str, str]]) -> None:
+        """Log which instances have two ids, if others than before."""
+        if counted_twice and counted_twice != self._counted_twice:
+            first = ", ".join("{} and {}".format(*ids) for ids in counted_twice[:MAX_SUMMARISED])
+            log.warning(
+                "one URL under two ids is counted twice n=%d ids=%s", len(counted_twice), first
+            )
+        self._counted_twice = counted_twice
 
     def _problems_at_start(self) -> list[Problem]:
         refusing = (listing for listing in self._listings if listing.forbids_start)

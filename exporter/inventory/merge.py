@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from exporter.inventory.entries import repetition
 from exporter.model import Target
-from exporter.steps import run_with_pauses, sorted_in_steps
+from exporter.steps import run_with_pauses, sorted_in_steps, with_pauses
 from ollama_fleet.problems import MAX_PROBLEMS, Problem
 
 
@@ -152,6 +152,16 @@ def conflicts(lists: Sequence[Listed]) -> list[Conflict]:
             if first is not target:
                 found.append(Conflict((first_index, index), (first, target)))
     return found
+
+
+def repeated_urls(lists: Sequence[Listed]) -> list[tuple[str, str]]:
+    """Return the pairs of ids that stand for one URL, at most some of them."""
+    id_by_url: dict[tuple[str, int, str], str] = {}
+    pairs = (
+        (id_by_url.setdefault((target.host, target.port, target.path), target.id), target.id)
+        for target in with_pauses(chain.from_iterable(lists))
+    )
+    return list(islice(((one, other) for one, other in pairs if one != other), MAX_PROBLEMS))
 
 
 def merge(

@@ -223,6 +223,20 @@ async def test_one_line_is_logged_for_each_new_failure_and_one_for_recovery(
     ] == caplog.messages
 
 
+async def test_one_url_under_two_ids_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """In one source or in two; an instance behind another path or port is another one."""
+    url = "http://h:1"
+    others = [entry("c", url="http://h:2"), entry("d", url="http://h:1/x")]
+    one, two = ToldSource("one"), ToldSource("two")
+    one.next, two.next = listed(entry("a", url=url), *others), listed(entry("b", url=url))
+    inventory = await told(one, two)
+    for more in ("e", "f"):
+        two.next = listed(entry("b", url=url), entry(more))
+        await inventory.refresh()
+
+    assert ["one URL under two ids is counted twice n=1 ids=a and b"] == caplog.messages
+
+
 @pytest.mark.parametrize("error", [RuntimeError("s3cret"), UnicodeError("s3cret"), MemoryError()])
 async def test_a_source_that_breaks_in_an_unforeseen_way_keeps_its_last_good_list(
     error: Exception, caplog: pytest.LogCaptureFixture

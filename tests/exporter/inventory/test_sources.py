@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import logging
 import os
+import socket
 import ssl
 import subprocess
 import time
@@ -17,8 +18,10 @@ import pytest
 
 from exporter.errors import InputError, SourceError
 from exporter.inventory import Source, SourceSettings, sources_for
+from exporter.inventory.files import FileSource
 from exporter.inventory.formats import Format
-from exporter.inventory.sources import AGE_HEADER, OLD_AFTER_S, SEPARATOR, FileSource, HttpSource
+from exporter.inventory.http import AGE_HEADER, OLD_AFTER_S, HttpSource
+from exporter.inventory.sources import SEPARATOR
 from ollama_fleet.clock import Clock, SystemClock
 from tests.exporter.inventory.fakes import HeldClock
 from tests.exporter.inventory.serving import Answer, InventoryServer
@@ -257,6 +260,14 @@ async def test_a_compressed_body_is_not_asked_for_and_not_unpacked(server: Inven
 
     assert "compressed" in await refusal(server.url)
     assert "identity" == server.requests[0]["Accept-Encoding"]
+
+
+async def test_a_server_that_is_down_is_named_with_the_systems_reason() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+
+    message = f"cannot connect to 127.0.0.1:{port}: Connection refused"
+    assert message == await refusal(f"http://127.0.0.1:{port}/instances")
 
 
 async def test_the_token_is_sent_and_read_anew_each_time(
