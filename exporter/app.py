@@ -267,7 +267,7 @@ class Exporter:
             if change:
                 self._fit()
                 await self._poller.update(change)
-                log.info("inventory changed %s", change)
+                log.info(f"inventory changed {change}")
             self._note_inventory()
 
     async def _log_failures(self) -> None:
@@ -275,7 +275,7 @@ class Exporter:
         while True:
             await self._clock.sleep(window_s)
             for line in failure_lines(self._poller.scrape_targets.values(), window_s):
-                log.warning("%s", line)
+                log.warning(*line)
 
     def _run(self, work: Coroutine[None, None, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))

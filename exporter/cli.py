@@ -81,7 +81,7 @@ def exporter(config_file: Path | None, check: bool, **options: Texts) -> None:
     """  # noqa: D301 - click keeps the lines after a backspace as they are
     try:
         config = _config(config_file, options)
-        logs.configure(config.log_level)
+        logs.configure(config.log_level, config.log_format)
         uvloop.run(_check(config) if check else _serve(config))
     except ExporterError as error:
         raise click.ClickException(str(error)) from error

@@ -78,6 +78,7 @@ class Config:
     ui_prometheus_url: str
     log_window: float
     log_level: str
+    log_format: str
 
     @property
     def latency_unit_s(self) -> float:

@@ -162,7 +162,7 @@ class Publisher:
             return self._per_instance
         is_small = n_instances <= AUTO_MAX_INSTANCES
         helps = f"more than {AUTO_MAX_INSTANCES:,}; to publish them: --metrics.per-instance true"
-        self._announce("instance series", is_small, f"instances={n_instances} {helps}")
+        self._announce("instance series", is_small, f"{n_instances:,} instances are {helps}")
         return is_small
 
     def _announce(self, kind: str, is_published: bool, why_not: str) -> None:
@@ -170,9 +170,9 @@ class Publisher:
         before = self._announced.get(kind, True)
         self._announced[kind] = is_published
         if before and not is_published:
-            log.warning("%s not published: %s", kind, why_not)
+            log.warning("series not published kind=%s: %s", kind, why_not)
         elif is_published and not before:
-            log.info("%s published again", kind)
+            log.info("series published again kind=%s", kind)
 
     def _instance_steps(
         self, rows: Sequence[Row], now_s: float

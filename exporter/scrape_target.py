@@ -439,11 +439,13 @@ class ScrapeTarget:
         )
 
 
+LogLine = tuple[str, *tuple[object, ...]]
+"""What a logger takes: the template, and its arguments."""
 MAX_LINES = 20
 """Per window. When a rack goes, one number says more than a thousand lines."""
 
 
-def failure_lines(scrape_targets: Iterable[ScrapeTarget], window_s: float) -> Iterator[str]:
+def failure_lines(scrape_targets: Iterable[ScrapeTarget], window_s: float) -> Iterator[LogLine]:
     """Yield a line for each instance whose polls failed since the last call, up to MAX_LINES.
 
     None for one that is away: it comes and goes on purpose.
@@ -458,15 +460,15 @@ def failure_lines(scrape_targets: Iterable[ScrapeTarget], window_s: float) -> It
         scrape_target.poll_counts.tried = scrape_target.poll_counts.failed = 0
     if n_failing > MAX_LINES:
         rest = n_failing - MAX_LINES
-        yield f"more instances fail, see /instances n={rest} window={window_s:.0f}s"
+        yield ("more instances fail, see /instances n=%d window=%.0fs", rest, window_s)
 
 
-def failure_line(scrape_target: ScrapeTarget, window_s: float) -> str:
+def failure_line(scrape_target: ScrapeTarget, window_s: float) -> LogLine:
     """Return what there is to say of one failing instance."""
     counts, last = scrape_target.poll_counts, scrape_target.last_failure
-    reason = "" if last is None else f" outcome={last.outcome}: {last.detail}"
+    template = "instance fails id=%s url=%s failed=%d polls=%d window=%.0fs"
     target = scrape_target.target
-    return (
-        f"instance fails id={target.id} url={target.url} failed={counts.failed} "
-        f"polls={counts.tried} window={window_s:.0f}s{reason}"
-    )
+    line = (target.id, target.url, counts.failed, counts.tried, window_s)
+    if last is None:
+        return (template, *line)
+    return (f"{template} outcome=%s: %s", *line, last.outcome, last.detail)

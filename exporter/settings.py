@@ -13,6 +13,7 @@ from exporter.inventory.checks import label_name_fault
 from exporter.status import Transient
 from ollama_fleet.durations import parse_duration_s, parse_positive_duration_s
 from ollama_fleet.levels import parse_level
+from ollama_fleet.logs import FORMATS, LEVELS
 from ollama_fleet.urls import base_url, host_port
 
 ENVIRONMENT_PREFIX = "OLLAMA_FLEET_"
@@ -428,7 +429,14 @@ SETTINGS = (
         "log.level",
         "info",
         "Minimum log level.",
-        one_of("debug", "info", "warning", "error"),
-        "debug|info|warning|error",
+        one_of(*LEVELS),
+        "|".join(LEVELS),
+    ),
+    Setting(
+        "log.format",
+        "logfmt",
+        "Format of log lines.",
+        one_of(*FORMATS),
+        "|".join(FORMATS),
     ),
 )

@@ -157,9 +157,10 @@ def _config(path: Path, last: WebConfig | None) -> WebConfig:
         message = "cannot remove all passwords while the exporter runs; restart it"
         raise InputError(str(path), [Problem(f"{path}: basic_auth_users", message)])
     if last and last.tls != config.tls:
-        log.warning("%s: %s changed; restart the exporter to apply it", path, TLS_SECTION)
+        template = "web configuration file=%s: %s changed; restart the exporter to apply it"
+        log.warning(template, path, TLS_SECTION)
     for note in config.notes:
-        log.info("%s: %s", path, note)
+        log.info("web configuration file=%s: %s", path, note)
     return config
 
 

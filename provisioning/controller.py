@@ -471,7 +471,7 @@ class Controller:
         except StoreUnavailableError as error:
             self.loop.store_health.note_failed(consequence, error)
         except FencedError as error:
-            log.warning("%s: %s", consequence, error)
+            log.warning("standing by consequence=%s: %s", consequence, error)
         except StoreError as error:
             self.loop.store_health.note_failed(consequence, error)
             return True

@@ -83,7 +83,8 @@ class EventLog:
         """Log an event unless `burst` lines of its key came within the window."""
         n_held = self.admit(key, burst=burst)
         if n_held is not None:
-            self._log.log(level, f"{message}{_held_back_text(n_held)}", *args)
+            head, colon, rest = message.partition(": ")
+            self._log.log(level, f"{head}{_held_back_text(n_held)}{colon}{rest}", *args)
 
     def failed(
         self, key: Hashable, message: str, error: object, *, level: int = logging.WARNING
@@ -98,8 +99,9 @@ class EventLog:
         tries.n_tries += 1
         window_s = min(max(WINDOW_S, now_s - since_s), LONGEST_WINDOW_S)
         if self.admit((key, message), window_s=window_s) is not None:
-            counts = f"failed={tries.n_failed} of={tries.n_tries} for_s={now_s - since_s:.0f}"
-            self._log.log(level, "%s %s: %s", message, counts, error)
+            counts = (tries.n_failed, tries.n_tries, now_s - since_s)
+            template = f"{_literal(message)} failed=%d of=%d for_s=%.0f: %s"
+            self._log.log(level, template, *counts, error)
             tries.is_logged = True
             tries.n_failed = tries.n_tries = 0
         return is_new
@@ -118,7 +120,7 @@ class EventLog:
         if tries.since_s is None or now_s - tries.failed_s < quiet_s:
             return False
         if tries.is_logged:
-            self._log.info("%s after_s=%.0f", message, now_s - tries.since_s)
+            self._log.info(f"{_literal(message)} after_s=%.0f", now_s - tries.since_s)
         tries.since_s, tries.is_logged = None, False
         return True
 
@@ -154,6 +156,11 @@ class RateLimit(logging.Filter):
         n_held = self._events.admit((record.name, head))
         record.msg = f"{head}{_held_back_text(n_held)}{line_end}{rest}"
         return n_held is not None
+
+
+def _literal(text: str) -> str:
+    """Return a template that gives a text."""
+    return text.replace("%", "%%")
 
 
 def _held_back_text(n: int | None) -> str:

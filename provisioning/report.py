@@ -173,7 +173,7 @@ class ReconcileLog:
         stored: Mapping[str, StoredInstance],
     ) -> None:
         """Log the report, the operations that failed and the instances that have exited."""
-        log.log(logging.DEBUG if report.is_quiet else logging.INFO, "%s", report)
+        log.log(logging.DEBUG if report.is_quiet else logging.INFO, str(report))
         for operation, outcome in ended:
             if outcome.result in FAILURES:
                 name = operation.id or operation.container
@@ -192,9 +192,10 @@ class ReconcileLog:
         if policy.n_refused:
             self._events.event(
                 "orphans",
-                "orphans=%d: they run without a record in the store, or with an older one, and are "
-                "not deleted%s; the store may be the wrong one, empty, or an old backup: then stop "
-                "the provisioner and restore the right store; otherwise see `%s` and `%s`",
+                "orphans kept orphans=%d: they run without a record in the store, or with an older "
+                "one, and are not deleted%s; the store may be the wrong one, empty, or an old "
+                "backup: then stop the provisioner and restore the right store; otherwise see "
+                "`%s` and `%s`",
                 policy.n_refused,
                 "" if policy.may_place else "; no instance is made",
                 LIST_COMMAND,

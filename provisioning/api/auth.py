@@ -109,9 +109,11 @@ class Audit:
             logging.WARNING if status is HTTPStatus.UNAUTHORIZED else logging.INFO,
             "audit operation=%s target=%s who=%s address=%s status=%d: %s",
             record.operation,
-            *map(_on_one_line, (record.target, record.who, record.address)),
+            record.target,
+            record.who,
+            record.address,
             record.status,
-            _on_one_line(record.fault) or "done",
+            record.fault or "done",
         )
         if self._path is not None:
             await self._write(self._path, msgspec.json.encode(record) + b"\n")
@@ -121,12 +123,7 @@ class Audit:
             try:
                 await asyncio.to_thread(_append, path, line)
             except OSError as error:
-                log.error("cannot write to the audit log %s: %s", path, error.strerror)
-
-
-def _on_one_line(text: str) -> str:
-    """Return a text as a log may have it: what a client sends makes no lines or colours there."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+                log.error("cannot write to the audit log file=%s: %s", path, error.strerror)
 
 
 def _body_shown(operation: Operation, body: bytes) -> msgspec.Raw:

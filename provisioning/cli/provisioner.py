@@ -76,14 +76,14 @@ def provisioner() -> None:
 
 @provisioner.command(short_help="Run a provisioner until SIGTERM or Ctrl-C.")
 @run_options
-def run(*, log_level: str, **options: Any) -> None:
+def run(*, log_level: str, log_format: str, **options: Any) -> None:
     """Run a provisioner until SIGTERM or Ctrl-C; instances keep running without it.
 
     Of several provisioners on one etcd one leads; the others answer reads and take over.
     Each option is an environment variable too: --web.listen-address is
     OLLAMA_FLEET_PROVISIONER_WEB_LISTEN_ADDRESS.
     """
-    logs.configure(log_level)
+    logs.configure(log_level, log_format)
     # Its errors repeat, with a traceback each time.
     logging.getLogger("asyncio").addFilter(RateLimit(SystemClock()))
     with _translated():

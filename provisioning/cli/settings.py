@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from ollama_fleet.logs import FORMATS, LEVELS
 from ollama_fleet.urls import host_port
 from provisioning.api.server import MAX_CONNECTIONS
 from provisioning.app import Settings, is_everywhere
@@ -18,7 +19,6 @@ from provisioning.store.etcd.access import Credentials
 
 VARIABLE_PREFIX = "OLLAMA_FLEET_PROVISIONER_"
 LISTEN_ADDRESS = "127.0.0.1:8080"
-LOG_LEVELS = ("debug", "info", "warning", "error")
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -101,7 +101,8 @@ OPTIONS = (
         lambda: state_dir() / "simulate.token",
         f"{STATE}/simulate.token",
     ),
-    Option("log-level", "Minimum log level.", click.Choice(LOG_LEVELS), "info"),
+    Option("log.level", "Minimum log level.", click.Choice(LEVELS), "info"),
+    Option("log.format", "Format of log lines.", click.Choice(FORMATS), "logfmt"),
 )
 
 

@@ -287,7 +287,7 @@ faults; node_gone: the node's containers are dead, and the control API answers 5
 @click.pass_context
 def simulate(context: click.Context, /, **options: Any) -> None:
     """Run the command: read the options, run until a signal, stop."""
-    logs.configure("warning", format_="%(levelname)s: %(message)s")
+    logs.configure("warning")
     if options["host_containers"] is not None:
         refuse_given(context, MEANINGLESS_WHILE_HOSTING)
     try:

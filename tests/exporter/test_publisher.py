@@ -227,7 +227,7 @@ async def test_aggregates_are_withdrawn_while_no_poll_cycle_ends(
         await eventually(has_seen_all)
         assert {"ollama_fleet_instances", "ollama_instance_up"} <= await scrape_of(polled)
 
-    assert 1 == sum("aggregates not published" in warning for warning in warnings)
+    assert 1 == sum("series not published kind=aggregates" in warning for warning in warnings)
 
 
 @pytest.mark.parametrize(

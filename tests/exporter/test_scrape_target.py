@@ -48,7 +48,7 @@ async def some_watches(n: int) -> list[ScrapeTarget]:
 
 
 def lines(scrape_targets: list[ScrapeTarget]) -> list[str]:
-    return list(failure_lines(scrape_targets, WINDOW_S))
+    return [line[0] % line[1:] for line in failure_lines(scrape_targets, WINDOW_S)]
 
 
 async def test_a_failing_instance_has_one_line_that_says_how_often_and_why() -> None:

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from ollama_fleet.clock import SystemClock
+from ollama_fleet.logs import LogfmtFormatter
 from ollama_fleet.tokens import Tokens
 from provisioning.api.auth import Audit
 from provisioning.api.routes import OPERATIONS
@@ -125,10 +126,11 @@ async def test_no_client_forges_a_line_in_the_log(
     await board.ask("POST", path, expect=404)
     await board.ask("PUT", "/spec", {**SPEC, "naem": 1, "x": 2}, expect=422)
 
-    lines = [one.getMessage() for one in caplog.records if one.name == "provisioning.api.auth"]
+    records = [one for one in caplog.records if one.name == "provisioning.api.auth"]
+    lines = [LogfmtFormatter().format(record) for record in records]
     assert [True] * 2 == [line.isprintable() for line in lines]
-    shown = r"x\n2026-01-01 INFO audit: drain all by root\x1b[31m\r\u2028\x85"
-    assert lines[0].startswith(f"audit operation=drain target={shown} who=token ")
+    shown = r"x\n2026-01-01 INFO audit: drain all by root\u001b[31m\r\u2028\u0085"
+    assert f' msg=audit operation=drain target="{shown}" who=token ' in lines[0]
     assert r"2 problems in the specification\n  naem: unknown key" in lines[1]
     assert [target, ""] == [record["target"] for record in board.audited()]
 
@@ -165,7 +167,7 @@ async def test_an_audit_log_that_cannot_be_written_is_logged(
 
     await board.ask("POST", "/instances/llama-00001/replace", expect=202)
 
-    assert f"cannot write to the audit log {board.audit_path}: Is a directory" in caplog.text
+    assert f"cannot write to the audit log file={board.audit_path}: Is a directory" in caplog.text
     board.audit_path.rmdir()
 
 

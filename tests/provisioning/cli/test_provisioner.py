@@ -381,7 +381,7 @@ def test_every_option_and_its_variable_becomes_its_own_setting() -> None:
     }
     variables = {one.variable: VALUES[one.name] for one in OPTIONS if one.name in VALUES}
 
-    assert {option.name for option in OPTIONS} == {*VALUES, "log-level"}
+    assert {option.name for option in OPTIONS} == {*VALUES, "log.level", "log.format"}
     assert expected == values(settings([f"--{name}={value}" for name, value in VALUES.items()]))
     assert expected == values(settings(env=variables))
     assert "mine" == settings(["--fleet=mine"], variables).fleet
@@ -427,7 +427,7 @@ def test_wrong_options_are_refused_before_anything_starts(tmp_path: Path) -> Non
         *(("--store.lease", [f"--store.lease={one}"]) for one in ("1", "601", "x")),
         *(("is a directory", [f"--{one}={tmp_path}"]) for one in VALUES if one.endswith("-file")),
         ("--nodes.ca-file, .certificate-file and .key-file go together", files),
-        ("'loud' is not one of", ["--log-level=loud"]),
+        ("'loud' is not one of", ["--log.level=loud"]),
     ]
 
     for text, words in wrong:
