@@ -11,7 +11,7 @@ FETCH := $(BIN)/python -m tests.programs
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check nightly lint bench alerts-live programs docs format lock clean
+.PHONY: help demo test check nightly lint bench alerts-live programs docs format lock dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,9 +60,12 @@ format: ## Format the code and mend what the linter can mend
 
 lock: ## Write the lock files anew: the newest versions that pyproject.toml allows, with their hashes
 	@.ci/venv test
-	@$(BIN)/python -m pip install --quiet uv
 	@printf 'hatchling\neditables\n' | $(LOCK) --upgrade --extra dev --output-file requirements.lock -
 	@printf 'hatchling\neditables\n' | $(LOCK) --constraint requirements.lock --extra all --output-file requirements-demo.lock -
+
+dist: ## Build the wheel and the sdist into dist/
+	@.ci/venv test
+	@$(BIN)/python -m hatchling build
 
 clean: ## Remove everything that these targets made
 	@rm -rf .venv .programs .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -14,7 +14,7 @@ def _of_provisioner(name: str, kind: Kind, *labels: str) -> Series:
     return Series(f"ollama_provisioner_{name}", kind, "", labels)
 
 
-BUILD_INFO = _of_provisioner("build_info", Kind.GAUGE, "version", "python")
+BUILD_INFO = _of_provisioner("build_info", Kind.GAUGE, "version", "revision", "python")
 LEADER = _of_provisioner("leader", Kind.GAUGE)
 WANTED_INSTANCES = _of_provisioner("wanted_instances", Kind.GAUGE)
 """Of standbys too, like INSTANCES and VIEW_TIMESTAMP: they follow the store."""

@@ -163,10 +163,10 @@ def _exporters(select: Selectors) -> Panel:
         Column(name="connections", expr=own(select, catalogue.EXPORTER_OPEN_CONNECTIONS)),
         Column(name="samples", expr=own(select, catalogue.EXPORTER_EXPOSITION_SAMPLES)),
         Column(name="exposition age", expr=pipeline.exposition_age(select), unit="s"),
-        labels=("instance", "shard", "version", "python"),
+        labels=("instance", "shard", "version", "revision", "python"),
         facts=(
             pipeline.facts(select, catalogue.EXPORTER_SHARD_INFO, "shard"),
-            pipeline.facts(select, catalogue.EXPORTER_BUILD_INFO, "version", "python"),
+            pipeline.facts(select, catalogue.EXPORTER_BUILD_INFO, "version", "revision", "python"),
         ),
         hidden_labels=("job",),
         sort=[("instance", False)],

@@ -99,9 +99,7 @@ class Exporter:
         self._n_clients = client_connections(config.web_max_connections, self._limit)
         self._guard = guard_of(config)
         await self._load_inventory()
-        self._metrics = SelfMetrics(
-            version=VERSION, shard=config.shard, poll_interval_s=config.poll_interval
-        )
+        self._metrics = SelfMetrics(shard=config.shard, poll_interval_s=config.poll_interval)
         fleet_counters = FleetCounters()
         self._poller = Poller(config.poll_interval, self._options(), fleet_counters, self._metrics)
         self._note_inventory()

@@ -17,6 +17,7 @@ from prometheus_client import (
 
 from exporter import catalogue
 from exporter.model import Outcome
+from ollama_fleet.version import VERSION, revision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,14 +45,14 @@ class Refusal(StrEnum):
 class SelfMetrics:
     """What the exporter says of itself; one object per process."""
 
-    def __init__(self, *, version: str, shard: Shard, poll_interval_s: float) -> None:
+    def __init__(self, *, shard: Shard, poll_interval_s: float) -> None:
         # A `_created` beside each counter would double their number for nothing.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         build = self._gauge(catalogue.EXPORTER_BUILD_INFO)
-        build.labels(version, platform.python_version()).set(1)
+        build.labels(VERSION, revision(), platform.python_version()).set(1)
         self._gauge(catalogue.EXPORTER_SHARD_INFO).labels(shard.index).set(1)
         self._gauge(catalogue.EXPORTER_SHARDS).set(shard.count)
         self._gauge(catalogue.EXPORTER_POLL_INTERVAL).set(poll_interval_s)

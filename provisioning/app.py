@@ -8,12 +8,12 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.tokens import Tokens
+from ollama_fleet.version import VERSION
 from provisioning import descriptors
 from provisioning.api.auth import SERVER_OPTION
 from provisioning.api.commands import Commands
@@ -67,7 +67,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     descriptors.raise_limit()  # each node, container and client of the API takes some
     _make(settings.paths.state_dir)
     clock = SystemClock()
-    metrics = Metrics(clock, version=version("ollama-fleet"))
+    metrics = Metrics(clock)
     tokens = _tokens(settings.token_file)
     async with AsyncExitStack() as stack:
         sockets = stack.enter_context(bound(settings.host, settings.port))
@@ -89,7 +89,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             metrics,
             clock,
             fleet=settings.fleet,
-            version=version("ollama-fleet"),
+            version=VERSION,
             audit_path=settings.audit_file,
             own_names=_own_names(settings),
             log_of=runtimes.log_of,

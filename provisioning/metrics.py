@@ -21,6 +21,7 @@ from prometheus_client import (
 
 from ollama_fleet.canary_outcome import CanaryOutcome
 from ollama_fleet.clock import Clock
+from ollama_fleet.version import VERSION, revision
 from provisioning.lifecycle import Kind, Operation, Outcome, Result
 from provisioning.model import Instance, Phase, Reason
 from provisioning.report import Report
@@ -71,15 +72,21 @@ class StoreCall(StrEnum):
 class Metrics:
     """The provisioner's series; one object per process."""
 
-    def __init__(self, clock: Clock, *, version: str) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
         # A `_created` beside each counter would double their number for nothing.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        build = self._gauge("build_info", "Always 1; the release in labels.", "version", "python")
-        build.labels(version, platform.python_version()).set(1)
+        build = self._gauge(
+            "build_info",
+            "Always 1; version and revision in labels.",
+            "version",
+            "revision",
+            "python",
+        )
+        build.labels(VERSION, revision(), platform.python_version()).set(1)
         self._make_fleet_series()
         self._make_work_series()
         self._make_store_series()

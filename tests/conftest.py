@@ -70,6 +70,7 @@ SLOW = (
     "tests/provisioning/test_app",
     "tests/provisioning/test_client",
     "tests/provisioning/test_clock_jumps",
+    "tests/test_install",
 )
 """What `make check` leaves out: real programs, processes, and seconds."""
 SLOW_FIXTURES = frozenset(

@@ -83,7 +83,7 @@ def _series() -> Iterator[str]:
 
 
 def _provisioner_series() -> Iterator[Row]:
-    registry = Metrics(SystemClock(), version="1").registry
+    registry = Metrics(SystemClock()).registry
     help_by_name = {family.name: family.documentation for family in registry.collect()}
     for one in PROVISIONER_SERIES:
         help_text = help_by_name[one.name.removesuffix("_total")]

@@ -155,7 +155,7 @@ def test_every_option_that_is_named_exists() -> None:
     known = {
         *(setting.option for setting in SETTINGS),
         *(option for one in commands for parameter in one.params for option in parameter.opts),
-        *("--check", "--config.file", "--help"),
+        *("--check", "--config.file", "--help", "--version"),
         # of LLM servers
         *("--metrics", "--enable-metrics", "--disable-log-stats"),
         # etcd's
@@ -290,7 +290,7 @@ def test_the_example_of_alert_settings_is_accepted(tmp_path: Path) -> None:
 def test_the_rules_know_the_provisioners_series_as_they_are_published() -> None:
     published = {
         (family.name, family.type)
-        for family in Metrics(SystemClock(), version="1").registry.collect()
+        for family in Metrics(SystemClock()).registry.collect()
         if family.name.startswith("ollama_")
     }
 

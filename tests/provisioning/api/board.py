@@ -133,7 +133,7 @@ class Board:
         self.cache = StagedCache(self.store, clock)
         self.tokens = Tokens(folder / "token", option="--web.token-file")
         self.audit_path = folder / "audit.jsonl"
-        self.metrics = Metrics(clock, version="0.0")
+        self.metrics = Metrics(clock)
         self.is_leading = True
         self.leader = LEADER
         self.reports: dict[str, NodeReport] = {}
