@@ -23,6 +23,7 @@ from alerts import check as checking
 from alerts import tune as tuning
 from alerts.check import Answer
 from alerts.errors import AlertsError, CheckError
+from alerts.settings import Settings
 from ollama_fleet.durations import duration_text, parse_positive_duration_s
 from ollama_fleet.generated import GeneratedError
 
@@ -119,6 +120,16 @@ def build(
         return
     for path in building.write(settings, output_dir, is_rules_only=is_rules_only):
         click.echo(output_dir / path)
+    _warn_of_placeholders(settings)
+
+
+def _warn_of_placeholders(settings: Settings) -> None:
+    """Say which links of the alerts lead nowhere: whoever is woken needs them."""
+    if missing := settings.links.placeholders:
+        options = " ".join(f"--set {key}=URL" for key in missing)
+        click.echo(
+            f"runbook or dashboard links of the alerts are placeholders: {options}", err=True
+        )
 
 
 @alerts.command("merge")

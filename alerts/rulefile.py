@@ -50,6 +50,8 @@ def rule_file(group: Group, settings: Settings) -> str:
 
 def runbook_url(alert: Alert, links: Links) -> str:
     """Return where the alert's runbook is."""
+    if links.served_runbooks:
+        return f"{links.served_runbooks}/{alert.name}"
     return f"{links.runbooks}/{alert.name}.md"
 
 

@@ -348,18 +348,41 @@ class Windows(Section):
     progress: Duration = Field(1800.0, description="Window in which a rollout must progress.")
 
 
+Link = Annotated[str, Field(pattern=r"^https?://\S+[^/\s]$"), AfterValidator(_no_template)]
+
+
 class Links(Section):
     """Where the pages are that notifications link to."""
 
-    runbooks: Annotated[
-        str, Field(pattern=r"^https?://\S+[^/\s]$"), AfterValidator(_no_template)
-    ] = Field(
-        "https://github.com/ollama-fleet/ollama-fleet/blob/main/alerts/runbooks",
-        description="URL of the runbooks; `/NAME.md` is appended.",
+    exporter: Link | None = Field(
+        None,
+        description="URL of the exporter as people reach it; it serves the runbooks below "
+        "`/runbooks`.",
     )
-    grafana: Annotated[
-        str, Field(pattern=r"^https?://\S+[^/\s]$"), AfterValidator(_no_template)
-    ] = Field("http://localhost:3000", description="URL of Grafana; `/d/UID` is appended.")
+    runbooks: Link = Field(
+        "https://github.com/ollama-fleet/ollama-fleet/blob/main/alerts/runbooks",
+        description="URL of the runbooks; `/NAME.md` is appended. Once `links.exporter` is set, "
+        "the default is those of the exporter.",
+    )
+    grafana: Link = Field(
+        "http://localhost:3000", description="URL of Grafana; `/d/UID` is appended."
+    )
+
+    @property
+    def served_runbooks(self) -> str | None:
+        """Return where the exporter serves the runbooks, unless others are set."""
+        is_set = "runbooks" in self.model_fields_set
+        return None if is_set or self.exporter is None else f"{self.exporter}/runbooks"
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """Return the settings whose links lead nowhere as long as nobody sets them."""
+        is_github = "runbooks" not in self.model_fields_set and self.exporter is None
+        missing = {
+            "links.exporter": is_github,
+            "links.grafana": "grafana" not in self.model_fields_set,
+        }
+        return tuple(key for key, is_missing in missing.items() if is_missing)
 
 
 class Override(Section):

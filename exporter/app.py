@@ -17,10 +17,12 @@ from exporter.engines.auto import all_engines
 from exporter.errors import SourceError
 from exporter.instance_client import TransportConfig
 from exporter.inventory import Change, Inventory, SourceSettings, sources_for
+from exporter.landing import Landing
 from exporter.poller import Poller
 from exporter.publisher import Publisher
 from exporter.resolver import Resolver
 from exporter.responses import ResponseSender
+from exporter.runbooks import Runbooks
 from exporter.scrape_target import PollOptions, failure_lines
 from exporter.selfmetrics import SelfMetrics
 from exporter.ui import handlers
@@ -180,6 +182,15 @@ class Exporter:
         files = handlers.read(STATIC_FOLDER)
         return FleetUi(files, revisions, summariser, self._poller, ui_config, clock, sender)
 
+    def _landing(self) -> Landing:
+        return Landing(
+            ui_config_of(self._config, VERSION),
+            self._poller,
+            lambda: self._inventory.states,
+            self._clock,
+            prometheus_url=self._config.ui_prometheus_url,
+        )
+
     def _sender(self) -> ResponseSender:
         return ResponseSender(self._metrics, timeout_s=self._config.web_write_timeout)
 
@@ -196,7 +207,8 @@ class Exporter:
             sender,
             self._sender(),
             sources=lambda: self._inventory.states,
-            version=VERSION,
+            landing=self._landing(),
+            runbooks=Runbooks(),
             guard=guard,
             allowed_hosts=self._config.web_allowed_hosts,
             max_connections=self._n_clients,

@@ -1,16 +1,12 @@
-"""Serve /metrics, /instances, the health checks, the landing page and the web UI over HTTP."""
+"""Serve /metrics, /instances, the health checks and all web pages over HTTP."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import html
 import logging
 import os
 import re
 import socket
-from collections import Counter
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,10 +19,8 @@ from exporter import instances
 from exporter.errors import ExporterError
 from exporter.exposition import Format
 from exporter.inventory.checks import shown
-from exporter.model import Status
 from exporter.responses import UNHURRIED_S, Body, taken, takes_gzip
 from exporter.selfmetrics import Refusal
-from exporter.steps import run_in_steps
 from ollama_fleet.http_server import HttpServer, Limits, bind, is_ours
 from ollama_fleet.urls import is_address
 
@@ -37,9 +31,11 @@ if TYPE_CHECKING:
 
     from exporter.instances import Filter
     from exporter.inventory import SourceState
+    from exporter.landing import Landing
     from exporter.poller import Poller
     from exporter.publisher import Publisher
     from exporter.responses import ResponseSender
+    from exporter.runbooks import Runbooks
     from exporter.scrape_target import ScrapeTarget
     from exporter.selfmetrics import SelfMetrics
     from exporter.ui.handlers import FleetUi
@@ -55,44 +51,19 @@ http_log.addFilter(is_ours)
 SHUTDOWN_S = 1.0
 """Scrapers keep their connections open: closing must not wait for them to go."""
 
-PATHS = {
-    "/fleet": "web UI: the whole fleet at a glance",
-    "/metrics": "exposition that Prometheus scrapes",
-    "/instances": "every instance with its last outcome, conditions and models, as JSON; "
-    "?status=unhealthy&condition=on_cpu&node=…&model=… filters",
-    "/-/healthy": "200 while the process runs",
-    "/-/ready": "200 once every inventory was read and every instance polled",
-}
-
 CONTENT_TYPES = {
     Format.TEXT: "text/plain; version=0.0.4; charset=utf-8",
     Format.OPENMETRICS: "application/openmetrics-text; version=1.0.0; charset=utf-8",
 }
 
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:50em;margin:2em auto;padding:0 1em}
-td{padding-right:2em}
-@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}a{color:#8bf}}
-"""
-STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
-    f"style-src 'self' 'sha256-{STYLE_HASH}'; connect-src 'self'; img-src 'self'; "
+    "style-src 'self'; connect-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
 """On every response, so that a text out of the fleet cannot become a script."""
-
-LANDING = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>ollama-fleet exporter</title>
-<style>{style}</style></head>
-<body><h1>ollama-fleet exporter {version}</h1>
-<p>{total} instances, polled in the background.</p>
-<table>{statuses}</table>
-<h2>Paths</h2><ul>{links}</ul></body></html>
-"""
 
 
 class Web:
@@ -109,7 +80,8 @@ class Web:
         scrape_sender: ResponseSender,
         *,
         sources: Callable[[], Sequence[SourceState]] = tuple,
-        version: str,
+        landing: Landing,
+        runbooks: Runbooks,
         guard: Guard | None = None,
         allowed_hosts: Sequence[str] = (),
         max_connections: int,
@@ -123,7 +95,8 @@ class Web:
         self._scrape_sender = scrape_sender  # so that no reader of lists keeps a scraper waiting
         self._one_list_at_a_time = asyncio.Lock()
         self._sources = sources
-        self._version = version
+        self._landing = landing
+        self._runbooks = runbooks
         self._guard = guard
         self._allowed_hosts = allowed_hosts
         self._limits = Limits(
@@ -140,14 +113,14 @@ class Web:
         app = web.Application()
         app.add_routes(
             [
-                web.get("/", self._landing),
                 web.get("/metrics", self._exposition),
                 web.get("/instances", self._instances),
                 web.get("/-/healthy", self._healthy),
                 web.get("/-/ready", self._ready),
             ]
         )
-        self._fleet_ui.add_to(app)
+        for pages in (self._landing, self._runbooks, self._fleet_ui):
+            pages.add_to(app)
         self._protect(app, host)
         try:
             return await self._listen(app, host, port)
@@ -190,6 +163,7 @@ class Web:
         await self._stack.aclose()
 
     async def _exposition(self, request: web.Request) -> web.StreamResponse:
+        self._landing.scraped()
         return await self._scrape_sender.send(request, partial(self._exposition_body, request))
 
     async def _exposition_body(self, request: web.Request) -> Body:
@@ -250,23 +224,6 @@ class Web:
         unended = ["the first whole cycle over the fleet has not ended"]
         reasons = [*never_read, *helps] if never_read else unended
         return web.Response(text="Not ready: " + "\n".join([*reasons, ""]), status=503)
-
-    async def _landing(self, _: web.Request) -> web.Response:
-        seen, _cpu_s = await run_in_steps(self._poller.rows())
-        counts = Counter([row.status for row in seen])
-        rows = [f"<tr><td>{status}</td><td>{counts[status]:,}</td></tr>" for status in Status]
-        links = [
-            f'<li><a href="{path}">{path}</a> – {html.escape(text)}</li>'
-            for path, text in PATHS.items()
-        ]
-        text = LANDING.format(
-            style=STYLE,
-            version=html.escape(self._version),
-            total=f"{counts.total():,}",
-            statuses="".join(rows),
-            links="".join(links),
-        )
-        return web.Response(text=text, content_type="text/html")
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:

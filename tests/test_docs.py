@@ -23,10 +23,10 @@ from exporter.config import build, read_file
 from exporter.engines import ENGINES
 from exporter.inventory import Inventory, sources_for
 from exporter.inventory.sources import urls_of
+from exporter.landing import PATHS
 from exporter.model import Outcome, Target
 from exporter.settings import SETTINGS
 from exporter.status import NOT_EXPECTED, polled_status
-from exporter.web import PATHS
 from ollama_fleet.cli import COMMANDS
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.durations import duration_text

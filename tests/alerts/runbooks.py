@@ -27,9 +27,9 @@ from alerts.settings import Settings
 from exporter.catalogue import Kind
 from exporter.engines import ENGINE_NAMES
 from exporter.instances import FILTER_KEYS, InstanceView
+from exporter.landing import PATHS
 from exporter.model import Condition, Outcome, State, Status
 from exporter.settings import SETTINGS
-from exporter.web import PATHS
 from ollama_fleet.cli import main
 from provisioning.cli.settings import OPTIONS
 from provisioning.model import Phase

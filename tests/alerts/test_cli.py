@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from alerts import explain, rulebook
@@ -27,6 +29,41 @@ def test_build_writes_what_build_check_asks_for(tmp_path: Path) -> None:
     assert 0 == built.exit_code
     assert f"{tmp_path}/alertmanager.yml" in built.stdout.splitlines()
     assert (0, "") == (checked.exit_code, checked.stdout)
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ((), "links.exporter links.grafana"),
+        (("links.exporter=http://e:1",), "links.grafana"),
+        (("links.runbooks=http://r", "links.grafana=http://g"), ""),
+    ],
+)
+def test_build_warns_while_links_are_placeholders(
+    changes: tuple[str, ...], missing: str, tmp_path: Path
+) -> None:
+    options = [part for change in changes for part in ("--set", change)]
+
+    built = run("build", "--output-dir", tmp_path, *options)
+
+    assert missing.split() == re.findall(r"--set (\S+)=URL", built.stderr)
+
+
+@pytest.mark.parametrize(
+    ("changes", "url"),
+    [
+        (("links.exporter=http://e:1",), "http://e:1/runbooks/Watchdog"),
+        (("links.exporter=http://e:1", "links.runbooks=http://r/x"), "http://r/x/Watchdog.md"),
+    ],
+)
+def test_runbooks_are_those_of_the_exporter_unless_others_are_set(
+    changes: tuple[str, ...], url: str
+) -> None:
+    options = [part for change in changes for part in ("--set", change)]
+
+    listed = json.loads(run("list", "--json", *options).stdout)
+
+    assert url in [alert["runbook_url"] for alert in listed]
 
 
 def test_build_check_fails_on_drift_and_changes_nothing(tmp_path: Path) -> None:

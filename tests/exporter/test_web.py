@@ -7,7 +7,7 @@ import gzip
 import re
 import socket
 import zlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -22,17 +22,21 @@ from exporter.counters import Delta
 from exporter.errors import ExporterError
 from exporter.exposition import Format
 from exporter.instances import Filter
-from exporter.model import State, Status, Target
+from exporter.inventory import SourceState
+from exporter.landing import DOCS, PATHS, Landing
+from exporter.model import State, Target
 from exporter.publisher import RenderedScrape
 from exporter.responses import MAX_OWN_BYTES, MAX_RESPONSES, ResponseSender
+from exporter.runbooks import Runbooks
 from exporter.selfmetrics import Refusal
 from exporter.snapshot import Row
-from exporter.web import MAX_LOGGED, PATHS, HostCheck, Web
+from exporter.ui.summary import UiConfig
+from exporter.web import MAX_LOGGED, HostCheck, Web
 from ollama_fleet.clock import SystemClock
 from tests.exporter.fetching import Fetched, fetch
 from tests.exporter.pollers import Polled, polling, target, value_of, watching
 from tests.exporter.servers import answering, response, saying, serving
-from tests.exporter.ui.building import fleet_ui
+from tests.exporter.ui.building import fleet_ui, ui_config
 from tests.ports import free_port
 
 PROMETHEUS_2_ACCEPT = (
@@ -86,7 +90,9 @@ class Site:
 def web_of(
     polled: Polled,
     *,
-    version: str = "1.2.3",
+    sources: Callable[[], Sequence[SourceState]] = tuple,
+    prometheus_url: str = "",
+    of: UiConfig | None = None,
     write_timeout_s: float = 30.0,
     max_own_bytes: int = MAX_OWN_BYTES,
     max_responses: int = MAX_RESPONSES,
@@ -112,7 +118,11 @@ def web_of(
         page,
         sender,
         scrape_sender,
-        version=version,
+        sources=sources,
+        landing=Landing(
+            of or ui_config(), polled.poller, sources, clock, prometheus_url=prometheus_url
+        ),
+        runbooks=Runbooks(),
         max_connections=max_connections,
         **settings,
     )
@@ -306,29 +316,89 @@ async def test_the_landing_page_links_to_every_page() -> None:
 
         assert answer.headers["Content-Type"].startswith("text/html")
         links = Links(answer.text).targets
-        assert list(PATHS) == links
+        assert {*PATHS, DOCS} <= {*links}
         for path in PATHS:
             assert 200 == (await pages.get(path)).status
 
 
-async def test_the_landing_page_counts_instances_by_status() -> None:
-    provisioning = [target(f"p{n}", 1, state=State.PROVISIONING) for n in range(1200)]
-    async with site(target("a", 1), *provisioning) as pages:
-        page = (await pages.get("/")).text
+@pytest.mark.parametrize(
+    ("states", "line"),
+    [
+        ({}, "No instance is known."),
+        ({State.RUNNING: 1}, "0 of 1 instance healthy: 1 unknown."),
+        ({State.PROVISIONING: 1200}, "0 of 0 instances healthy: 1,200 provisioning."),
+        ({State.RUNNING: 1, State.DRAINING: 2}, "0 of 1 instance healthy: 2 draining, 1 unknown."),
+    ],
+)
+async def test_the_landing_page_says_the_health_in_a_line(
+    states: dict[State, int], line: str
+) -> None:
+    targets = [
+        target(f"{state}{n}", 1, state=state) for state, many in states.items() for n in range(many)
+    ]
+    async with site(*targets) as pages:
+        assert line in (await pages.get("/")).text
 
-    assert "<p>1,201 instances" in page
-    assert "<tr><td>provisioning</td><td>1,200</td></tr>" in page
-    assert "<tr><td>unknown</td><td>1</td></tr>" in page
-    assert all(f"<tr><td>{status}</td>" in page for status in Status)
+
+async def test_the_landing_page_names_each_source_and_its_error() -> None:
+    states = (
+        SourceState("a.yml", SystemClock().unix_s(), True, 1234, ""),
+        SourceState("b.yml", 0.0, False, 0, "no such file"),
+    )
+    async with site(sources=lambda: states) as pages:
+        text = (await pages.get("/")).text
+
+    assert '<th scope="row">a.yml</th><td>1,234 instances, read ' in text
+    assert '<th scope="row">b.yml</th><td>never read: no such file</td>' in text
+
+
+async def test_the_landing_page_says_what_to_do_next_until_it_is_done() -> None:
+    async with site(target("a", 1)) as pages:
+        text = (await pages.get("/", host="fleet.local")).text
+        await pages.get("/metrics")
+        then = (await pages.get("/")).text
+    of = ui_config(canary_period_s=300.0)
+    async with site(target("a", 1), of=of, prometheus_url="http://p:9090") as pages:
+        await pages.get("/metrics")
+        finished = (await pages.get("/")).text
+
+    assert "fleet.local" in text
+    assert "scrape_configs" in text
+    assert "scrape_configs" not in then
+    assert "--canary.period 5m" in then
+    assert "<h2>Next</h2>" not in finished
 
 
 async def test_nothing_on_the_landing_page_becomes_markup() -> None:
     hostile = '</p><script>alert("1")</script>{0}'
-    async with site(target(hostile, 1, node=hostile), version=hostile) as pages:
-        page = (await pages.get("/")).text
+    states = (SourceState(hostile, 0.0, False, 0, hostile),)
+    async with site(sources=lambda: states, prometheus_url=hostile, allowed_hosts=("*",)) as pages:
+        page = (await pages.get("/", host=f"x{hostile}")).text
 
     assert "script" not in Links(page).tags
-    assert "&lt;script&gt;" in page
+    assert page.count("&lt;script&gt;") >= 4
+
+
+# Runbooks
+
+
+async def test_each_runbook_is_a_page_that_the_index_links_to() -> None:
+    async with site() as pages:
+        index = Links((await pages.get("/runbooks/")).text).targets
+        listed = {str(link) for link in index if str(link).startswith("/runbooks/Ollama")}
+        texts = {path: (await pages.get(path)).text for path in listed}
+        as_file = await pages.get("/runbooks/OllamaFleetCapacityLow.md")
+        unknown = await pages.get("/runbooks/OllamaFleetCapacityLo")
+
+    assert len(listed) > 50
+    assert [] == [path for path, text in texts.items() if "<h1>" not in text]
+    linked = {str(link) for text in texts.values() for link in Links(text).targets}
+    assert {f"/runbooks/{name}" for name in re.findall(r"/runbooks/(\w+)", str(linked))} <= {
+        *listed,
+        "/runbooks/Watchdog",
+    }
+    assert texts["/runbooks/OllamaFleetCapacityLow"] == as_file.text
+    assert (404, True) == (unknown.status, "did you mean OllamaFleetCapacityLow" in unknown.text)
 
 
 # /instances
