@@ -7,12 +7,14 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer
 
 from ollama_fleet.durations import duration_text, parse_positive_duration_s
-from ollama_fleet.levels import Level, parse_level, parse_positive_share, percent
+from ollama_fleet.levels import Level, parse_count_level, parse_level, parse_positive_share, percent
 
 Duration = Annotated[
     float, BeforeValidator(parse_positive_duration_s), PlainSerializer(duration_text)
 ]
 """Seconds in the program."""
 LevelSetting = Annotated[Level, BeforeValidator(parse_level), PlainSerializer(str)]
+CountLevelSetting = Annotated[Level, BeforeValidator(parse_count_level), PlainSerializer(str)]
+"""Of a number of instances, of which there are no more than all."""
 Share = Annotated[float, BeforeValidator(parse_positive_share), PlainSerializer(percent)]
 """A ratio in the program."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from alerts.fields import Duration, LevelSetting, Share
+from alerts.fields import CountLevelSetting, Duration, LevelSetting, Share
 from alerts.model import Severity
 from alerts.promql import Scope
 from alerts.receivers import RoutingSettings
@@ -110,7 +110,7 @@ class Fleet(Section):
 class Thresholds(Section):
     """Where each alert begins. Defaults give the article's thresholds at 10,000 instances."""
 
-    healthy_instances: LevelSetting = Field(
+    healthy_instances: CountLevelSetting = Field(
         Level(0.99, is_per_instance=True),
         description="Page if fewer instances are healthy: a number or a share (9,900 of 10,000).",
     )

@@ -13,7 +13,7 @@ from exporter.counters import SPEED_KEPT_S
 from exporter.errors import InputError
 from exporter.inventory.checks import shown
 from exporter.inventory.sources import urls_of
-from exporter.settings import SETTINGS, Setting
+from exporter.settings import FOLLOWING, SETTINGS, Setting
 from ollama_fleet import yaml_lines
 from ollama_fleet.durations import duration_text
 from ollama_fleet.problems import Problem
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SETTING_BY_NAME = {setting.name: setting for setting in SETTINGS}
 
+TIMES = ("poll.interval", "poll.metrics-timeout", "poll.health-timeout")
 MAX_CANARY_PERIOD_S = SPEED_KEPT_S / 2
 
 MAX_FILE_BYTES = 1_048_576
@@ -108,6 +109,7 @@ def build(*layers: Mapping[str, Given], faults: Sequence[Problem] = ()) -> Confi
         setting.attribute: _value(setting, given[setting.name], problems) for setting in SETTINGS
     }
     if not problems:
+        _follow(values, given)
         problems += _cross_check(values, given)
     if problems:
         raise InputError("the exporter's configuration", problems)
@@ -190,6 +192,13 @@ def _value(setting: Setting, given: Given | None, problems: list[Problem]) -> An
         return None
 
 
+def _follow(values: dict[str, Any], given: Mapping[str, Given | None]) -> None:
+    """Have defaults follow the settings that they depend on."""
+    for name, following in FOLLOWING.items():
+        if given[name] is None:
+            values[SETTING_BY_NAME[name].attribute] = following(values)
+
+
 def _cross_check(values: Mapping[str, Any], given: Mapping[str, Given | None]) -> Iterator[Problem]:
     if not values["inventory"]:
         yield Problem("inventory", "required: name a file or URL with the list of instances")
@@ -215,10 +224,7 @@ def _repeated_inventories(texts: Sequence[str]) -> Iterator[Problem]:
 
 def _check_times(values: Mapping[str, Any], given: Mapping[str, Given | None]) -> Iterator[Problem]:
     interval_s, whole_s = values["poll_interval"], values["poll_metrics_timeout"]
-    interval, whole, health = (
-        _in_force(name, given[name])
-        for name in ("poll.interval", "poll.metrics-timeout", "poll.health-timeout")
-    )
+    interval, whole, health = (_in_force(name, values, given) for name in TIMES)
     if whole_s >= interval_s:
         place = _first_place(given, "poll.metrics-timeout", "poll.interval")
         helps = _lower("poll.metrics-timeout", 0.8 * interval_s)
@@ -235,7 +241,9 @@ def _check_canary(
     period_s = values["canary_period"]
     if not period_s:
         return
-    period, timeout = (_in_force(name, given[name]) for name in ("canary.period", "canary.timeout"))
+    period, timeout = (
+        _in_force(name, values, given) for name in ("canary.period", "canary.timeout")
+    )
     if period_s > MAX_CANARY_PERIOD_S:
         longest = duration_text(MAX_CANARY_PERIOD_S)
         place = _first_place(given, "canary.period")
@@ -251,11 +259,11 @@ def _first_place(given: Mapping[str, Given | None], *names: str) -> str:
     return next((found.place for name in names if (found := given[name])), names[0])
 
 
-def _in_force(name: str, given: Given | None) -> str:
-    """Return a setting with its value as it was written, or as it is by default."""
-    if given is None:
-        return f"{name} ({SETTING_BY_NAME[name].default}, the default)"
-    return f"{name} ({given.texts[0].strip()})"
+def _in_force(name: str, values: Mapping[str, Any], given: Mapping[str, Given | None]) -> str:
+    """Return a time with its value as it was written, or as it is by default."""
+    if (written := given[name]) is not None:
+        return f"{name} ({written.texts[0].strip()})"
+    return f"{name} ({duration_text(values[SETTING_BY_NAME[name].attribute])}, the default)"
 
 
 def _lower(name: str, duration_s: float) -> str:

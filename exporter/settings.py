@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from exporter.inventory import Shard
 from exporter.inventory.checks import label_name_fault
 from exporter.status import Transient
 from ollama_fleet.durations import parse_duration_s, parse_positive_duration_s
-from ollama_fleet.levels import parse_level
+from ollama_fleet.levels import parse_count_level, parse_level
 from ollama_fleet.logs import FORMATS, LEVELS
 from ollama_fleet.urls import base_url, host_port
 
@@ -201,14 +202,16 @@ SETTINGS = (
     Setting(
         "poll.health-timeout",
         "2s",
-        "Timeout to connect and to answer the health check.",
+        "Timeout to connect and to answer the health check. By default at most half of "
+        "poll.metrics-timeout.",
         parse_positive_duration_s,
         "DURATION",
     ),
     Setting(
         "poll.metrics-timeout",
         "5s",
-        "Timeout of a whole poll, the instance's metrics included.",
+        "Timeout of a whole poll, the instance's metrics included. By default at most four fifths "
+        "of poll.interval.",
         parse_positive_duration_s,
         "DURATION",
     ),
@@ -249,7 +252,8 @@ SETTINGS = (
         "90s",
         "An instance whose polls have failed for less than this is in "
         "ollama_fleet_recently_failed_instances: a restart is no outage. Set it longer than "
-        "poll.interval, so that one failed poll is none either.",
+        "poll.interval, so that one failed poll is none either. By default at least one and a half "
+        "poll intervals.",
         parse_positive_duration_s,
         "DURATION",
     ),
@@ -280,7 +284,7 @@ SETTINGS = (
         "15s",
         "Timeout of a canary; an instance that takes longer is stalled. Set it longer than "
         "requests wait for a busy instance. Ollama replaces a frozen runner after 20 s of waiting, "
-        "so a longer timeout sees a slow answer instead.",
+        "so a longer timeout sees a slow answer instead. By default at most half of canary.period.",
         parse_positive_duration_s,
         "DURATION",
     ),
@@ -390,7 +394,7 @@ SETTINGS = (
         "The web UI shows fewer healthy instances than this in red: a number, or a share of those "
         "that should serve. It only colours the web UI: alerts have their own settings "
         "(`ollama-fleet alerts`).",
-        parse_level,
+        parse_count_level,
         "LEVEL",
     ),
     Setting(
@@ -440,3 +444,12 @@ SETTINGS = (
         "|".join(FORMATS),
     ),
 )
+
+FOLLOWING: dict[str, Callable[[Mapping[str, Any]], float]] = {
+    "poll.metrics-timeout": lambda v: min(v["poll_metrics_timeout"], 0.8 * v["poll_interval"]),
+    "poll.health-timeout": lambda v: min(v["poll_health_timeout"], 0.5 * v["poll_metrics_timeout"]),
+    "poll.grace-period": lambda v: max(v["poll_grace_period"], 1.5 * v["poll_interval"]),
+    "canary.timeout": lambda v: min(v["canary_timeout"], 0.5 * v["canary_period"] or math.inf),
+}
+"""Defaults that follow other settings, from the values of all, in the order in which they follow:
+whoever sets an interval need not set what has to fit into it."""

@@ -52,6 +52,18 @@ def parse_level(given: object) -> Level:
     return level
 
 
+def parse_count_level(given: object) -> Level:
+    """Return a level of a number of instances, of which there are no more than all.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    level = parse_level(given)
+    if level.is_per_instance and level.value > 1:
+        raise ValueError(f"must be at most 100%, got {given!r}")
+    return level
+
+
 def parse_share(given: object) -> float:
     """Return the ratio, 0 to 1, of a share such as `5%`, or of the ratio itself.
 

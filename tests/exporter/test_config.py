@@ -97,9 +97,9 @@ def test_a_setting_that_is_not_repeatable_is_given_once() -> None:
 
 def test_a_poll_must_end_before_the_next_begins() -> None:
     assert [
-        "option poll.interval: poll.metrics-timeout (5s, the default) must be shorter than "
+        "option poll.metrics-timeout: poll.metrics-timeout (5s) must be shorter than "
         "poll.interval (5s): lower it as well, for instance --poll.metrics-timeout 4s"
-    ] == problems(layer("option", poll__interval="5s"), ENOUGH)
+    ] == problems(layer("option", poll__interval="5s", poll__metrics_timeout="5s"), ENOUGH)
     assert [
         "option poll.metrics-timeout: poll.metrics-timeout (1m) must be shorter than "
         "poll.interval (10s, the default): lower it as well, for instance "
@@ -107,13 +107,40 @@ def test_a_poll_must_end_before_the_next_begins() -> None:
     ] == problems(layer("option", poll__metrics_timeout="1m"), ENOUGH)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (5.0, 2.0, 90.0, 15.0)),
+        ({"poll__interval": "5s"}, (4.0, 2.0, 90.0, 15.0)),
+        ({"poll__interval": "100ms"}, (0.08, 0.04, 90.0, 15.0)),
+        ({"poll__interval": "1m"}, (5.0, 2.0, 90.0, 15.0)),
+        ({"poll__interval": "10m"}, (5.0, 2.0, 900.0, 15.0)),
+        ({"poll__metrics_timeout": "1s"}, (1.0, 0.5, 90.0, 15.0)),
+        ({"canary__period": "10s"}, (5.0, 2.0, 90.0, 5.0)),
+        ({"poll__interval": "2m", "poll__grace_period": "3m"}, (5.0, 2.0, 180.0, 15.0)),
+    ],
+)
+def test_defaults_follow_the_settings_that_they_have_to_fit(
+    given: dict[str, str], expected: tuple[float, ...]
+) -> None:
+    config = build(layer("option", **given), ENOUGH)
+
+    times = (config.poll_metrics_timeout, config.poll_health_timeout)
+    assert (*times, config.poll_grace_period, config.canary_timeout) == pytest.approx(expected)
+
+
 def test_the_time_out_that_helps_is_one_that_is_taken() -> None:
-    short = layer("option", poll__interval="500ms", poll__health_timeout="400ms")
+    short = layer(
+        "option",
+        poll__interval="500ms",
+        poll__metrics_timeout="500ms",
+        poll__health_timeout="400ms",
+    )
     (problem,) = problems(short, ENOUGH)
     advised = problem.rpartition("--poll.metrics-timeout ")[2]
 
     assert "400ms" == advised
-    config = build(short, layer("option", poll__metrics_timeout=advised), ENOUGH)
+    config = build(layer("option", poll__metrics_timeout=advised), short, ENOUGH)
     assert 0.4 == config.poll_metrics_timeout
 
 
@@ -127,9 +154,9 @@ def test_no_canaries_are_sent_unless_they_are_switched_on() -> None:
 
 def test_a_canary_ends_before_the_next_and_its_result_is_kept_until_then() -> None:
     assert [
-        "option canary.period: canary.timeout (15s, the default) must be shorter than "
+        "option canary.timeout: canary.timeout (15s) must be shorter than "
         "canary.period (10s): lower it as well, for instance --canary.timeout 5s"
-    ] == problems(layer("option", canary__period="10s"), ENOUGH)
+    ] == problems(layer("option", canary__period="10s", canary__timeout="15s"), ENOUGH)
     assert [
         "option canary.period: canary.period (1h) must be at most 30m: results count for an hour"
     ] == problems(layer("option", canary__period="1h"), ENOUGH)
@@ -137,10 +164,10 @@ def test_a_canary_ends_before_the_next_and_its_result_is_kept_until_then() -> No
 
 def test_the_health_check_ends_within_the_poll() -> None:
     assert [
-        "option poll.metrics-timeout: poll.health-timeout (2s, the default) must not be longer "
-        "than poll.metrics-timeout (1s): lower it as well, for instance "
-        "--poll.health-timeout 500ms"
-    ] == problems(layer("option", poll__metrics_timeout="1s"), ENOUGH)
+        "option poll.health-timeout: poll.health-timeout (5s) must not be longer than "
+        "poll.metrics-timeout (4s, the default): lower it as well, for instance "
+        "--poll.health-timeout 2s"
+    ] == problems(layer("option", poll__interval="5s", poll__health_timeout="5s"), ENOUGH)
     assert (
         1.0
         == build(

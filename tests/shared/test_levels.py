@@ -7,6 +7,7 @@ import pytest
 from ollama_fleet.levels import (
     Level,
     number,
+    parse_count_level,
     parse_level,
     parse_positive_share,
     parse_share,
@@ -48,6 +49,14 @@ def test_a_level_is_a_number_a_share_or_a_number_per_instance() -> None:
 def test_what_is_not_a_level_is_refused_with_examples(given: object) -> None:
     with pytest.raises(ValueError, match="a share such as 99%, or `40 per instance`, got"):
         parse_level(given)
+
+
+def test_a_number_of_instances_is_at_most_all_of_them() -> None:
+    for good in ("100%", "99.5%", "9900", 12):
+        assert parse_level(good) == parse_count_level(good)
+    for bad in ("110%", "100.1%", "40 per instance"):
+        with pytest.raises(ValueError, match=r"must be at most 100%, got"):
+            parse_count_level(bad)
 
 
 @pytest.mark.parametrize("text", ["99%", "0.5%", "40 per instance", "9900", "400000"])
