@@ -39,6 +39,8 @@ class Answer(StrEnum):
     """Prometheus does not evaluate its expression."""
     FIRES = "fires now"
     """The condition of an alert holds; it fires once it has held for long enough."""
+    ALWAYS = "fires, as it should"
+    """It tells that notifications arrive: whoever receives it misses it."""
     NEVER = "can never fire"
     """A series that it needs is not there."""
     CAN = "can fire"
@@ -196,8 +198,8 @@ def _answer(rule: Recording | Alert, evaluated: _Evaluated, *, is_lacking: bool)
         return Answer.REFUSED
     if isinstance(rule, Recording):
         return Answer.RECORDS
-    if evaluated.n_results and rule.severity is not Severity.NONE:
-        return Answer.FIRES
+    if evaluated.n_results:
+        return Answer.ALWAYS if rule.severity is Severity.NONE else Answer.FIRES
     return Answer.NEVER if is_lacking else Answer.CAN
 
 

@@ -14,6 +14,7 @@ from alerts.errors import SettingsError
 from alerts.rulebook import UnfitSettingsError
 from alerts.settings import Settings
 from ollama_fleet import yaml_lines
+from ollama_fleet.model_faults import fault_text
 from ollama_fleet.problems import Problem
 from ollama_fleet.suggestions import did_you_mean
 from ollama_fleet.yaml_lines import InvalidDocumentError, path_text
@@ -72,9 +73,9 @@ def _validated(given: Mapping[str, Any], place_by_key: Mapping[str, str]) -> Set
 
 
 def _problems(error: ValidationError, place_by_key: Mapping[str, str]) -> Iterator[Problem]:
-    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+    for fault in error.errors(include_url=False, include_input=False):
         key = ".".join(str(part) for part in fault["loc"] if part != KEY)
-        message = fault["msg"].removeprefix("Value error, ")
+        message = fault_text(fault)
         if fault["type"] == "extra_forbidden":
             *_, word = map(str, fault["loc"])
             message = f"unknown key{did_you_mean(word, _keys_beside(fault['loc']))}"

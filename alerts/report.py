@@ -41,6 +41,7 @@ def checked(result: Result, *, is_all: bool = False) -> str:
         *_refused(result),
         *_different(result),
         *_firing(result),
+        ("FIRES, AS IT SHOULD", _rows(result.answered(Answer.ALWAYS))),
         *_impossible(result),
         ("CAN FIRE HERE", _rows(result.answered(Answer.CAN))),
         *(_recording(result) if is_all else ()),
@@ -54,8 +55,8 @@ Section = tuple[str, str]
 
 def _summary(result: Result) -> str:
     n_can, n_never, n_fire = (
-        sum(alert.answer is answer for alert in result.alerts)
-        for answer in (Answer.CAN, Answer.NEVER, Answer.FIRES)
+        sum(alert.answer in answers for alert in result.alerts)
+        for answers in ((Answer.CAN, Answer.ALWAYS), (Answer.NEVER,), (Answer.FIRES,))
     )
     text = (
         f"{n_can} of {count_text(len(result.alerts), 'alert')} can fire here, {n_never} never can, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
@@ -23,6 +24,7 @@ LONGEST_BURN_WINDOW_S = 259_200.0
 FASTEST_BURN_BUDGET = 0.02
 """Part of the error budget that may go in an hour; see `groups.slo`."""
 NAME = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
+SIZE = re.compile(r"0*[1-9][0-9]{0,8}")
 
 
 class Section(BaseModel):
@@ -92,7 +94,7 @@ class PrometheusSettings(Section):
 
 def _parse_size(given: object) -> str:
     text = str(given).strip()
-    if text != INVENTORY and not (text.isascii() and text.isdecimal() and int(text) > 0):
+    if text != INVENTORY and not SIZE.fullmatch(text):
         raise ValueError(f"is neither `{INVENTORY}` nor a number of instances")
     return text
 

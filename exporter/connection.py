@@ -432,14 +432,15 @@ OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 def connect_error(target: Target, error: OSError) -> PollError:
     """Translate what connecting failed with into an outcome and a sentence."""
-    detail = f"cannot connect to {target.netloc}: {os_reason(error)}"
+    reason = os_reason(error)
+    detail = f"cannot connect to {target.netloc}: {reason}"
     if isinstance(error, ConnectionRefusedError):
         return PollError(Outcome.REFUSED, detail)
     if isinstance(error, ssl.SSLError):
         return PollError(Outcome.TLS, detail)
     if isinstance(error, ConnectionResetError | BrokenPipeError) or error.errno == errno.ENOTCONN:
         # Accepted, and gone again before we had a word: seen here or at the first read, by chance.
-        return PollError(Outcome.RESET, f"closed before the first byte of an answer ({detail})")
+        return PollError(Outcome.RESET, f"closed before the first byte of an answer ({reason})")
     if error.errno in OUT_OF_DESCRIPTORS:
         return PollError(Outcome.NO_DESCRIPTOR, f"{detail}; raise the limit (ulimit -n)")
     return PollError(Outcome.CONNECT_FAILED, detail)

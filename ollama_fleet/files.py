@@ -34,6 +34,8 @@ def read_regular(path: Path, max_bytes: int) -> tuple[bytes, os.stat_result]:
                 body = file.read(max_bytes + 1)
         finally:
             os.close(descriptor)
+    except FileNotFoundError as error:
+        raise UnreadableFileError("does not exist") from error
     except OSError as error:
         raise UnreadableFileError(f"cannot be read: {error.strerror or error}") from error
     if len(body) > max_bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from itertools import takewhile
 from typing import TypeVar
 
 import msgspec
@@ -256,23 +257,32 @@ def _verb(before: object, after: object, changes: Sequence[FieldChange]) -> Verb
 
 
 MAX_SHOWN_CHARACTERS = 60
+N_SHOWN_ALIKE = 10
+"""Characters before the first that differs."""
 MAX_SHOWN_NODES = 8
 HEAD = ("POOL", "", "INSTANCES", "CREATE", "REMOVE", "REPLACE", "MOVE")
 
 
-def plan_text(plan: Plan) -> str:
-    """Return the plan as lines, without a line end after the last."""
+def plan_text(plan: Plan, *, has_refusals: bool = True) -> str:
+    """Return the plan as lines, without a line end after the last.
+
+    Args:
+        plan: What would change.
+        has_refusals: Whether to say which nodes cannot be changed so; see `in_use_text`.
+    """
     if plan.is_empty:
         return f"fleet {plan.fleet}: nothing to change"
-    return "\n".join(_lines(plan))
+    refused = [in_use_text(plan.nodes_in_use)] if has_refusals and plan.nodes_in_use else []
+    return "\n".join((*_renaming(plan), *refused, *_lines(plan)))
 
 
-def _lines(plan: Plan) -> Iterator[str]:
+def _renaming(plan: Plan) -> Iterator[str]:
     if plan.renamed_from:
         refusal = f"fleet {plan.renamed_from} cannot be renamed to {plan.fleet}"
         yield f"{refusal}: its containers carry the name"
-    if plan.nodes_in_use:
-        yield in_use_text(plan.nodes_in_use)
+
+
+def _lines(plan: Plan) -> Iterator[str]:
     yield table(HEAD, map(_row, plan.pools))
     for pool in plan.pools:
         yield from _differences(f"pool {pool.name}", pool.changes)
@@ -334,11 +344,34 @@ def _differences(what: str, changes: Sequence[FieldChange]) -> Iterator[str]:
     if changes:
         yield f"{what}:"
     for change in changes:
-        yield f"  {change.name}: {_short(change.before)} → {_short(change.after)}"
+        yield f"  {change.name}: {_difference(change.before, change.after)}"
 
 
-def _short(text: str) -> str:
-    shown = text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}…"
+def _difference(before: str, after: str) -> str:
+    """Return both values; of long ones what tells them apart."""
+    if max(len(before), len(after)) <= MAX_SHOWN_CHARACTERS:
+        return f"{before or '-'} → {after or '-'}"
+    old, new = _entries(before), _entries(after)
+    if old is not None and new is not None:
+        added, removed = (new - old).total(), (old - new).total()
+        return f"+{added:,}, −{removed:,}" if added + removed else "in another order"
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))
+    n_alike = max(0, len(list(alike)) - N_SHOWN_ALIKE)
+    return f"{_short(before, n_alike)} → {_short(after, n_alike)}"
+
+
+def _entries(text: str) -> Counter[bytes] | None:
+    """Return how often each entry is in a list; None: the text is something else."""
+    try:
+        entries = msgspec.json.decode(text or "[]", type=list[msgspec.Raw])
+    except msgspec.DecodeError:
+        return None
+    return Counter(bytes(entry) for entry in entries)
+
+
+def _short(text: str, n_left_out: int = 0) -> str:
+    rest = f"…{text[n_left_out:]}" if n_left_out else text
+    shown = rest if len(rest) <= MAX_SHOWN_CHARACTERS else f"{rest[:MAX_SHOWN_CHARACTERS]}…"
     return shown or "-"
 
 

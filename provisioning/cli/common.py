@@ -11,19 +11,21 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
+from ollama_fleet.tables import count_text
 from ollama_fleet.tokens import TokenFileError, first_token
 from provisioning.api.routes import Details
 from provisioning.client import ActiveSpec, ChangeInterruptedError, Client
 from provisioning.errors import ProvisionerError
 from provisioning.model import Fleet, Phase
 from provisioning.plan import Plan, in_use_text, plan_text
+from provisioning.spec.schema import Rotation
 
 STATE = "~/.local/state/ollama-fleet"
 """The state folder as the help and the documentation show it."""
@@ -197,7 +199,7 @@ def agree(planned: Plan, *, is_agreed: bool, is_json: bool) -> None:
     Raises:
         click.ClickException: It drops or re-addresses nodes in use, or nobody agrees.
     """
-    show_plan(planned, is_json=is_json)
+    show_plan(planned, is_json=is_json, has_refusals=False)
     if planned.nodes_in_use:
         # The provisioner refuses it too, unless their instances move away just now.
         raise click.ClickException(in_use_text(planned.nodes_in_use))
@@ -205,9 +207,10 @@ def agree(planned: Plan, *, is_agreed: bool, is_json: bool) -> None:
         ask("Apply this?", what="this stops instances")
 
 
-def show_plan(planned: Plan, *, is_json: bool) -> None:
+def show_plan(planned: Plan, *, is_json: bool, has_refusals: bool = True) -> None:
     """Print what would change."""
-    click.echo(msgspec.json.encode(planned) if is_json else plan_text(planned))
+    words = plan_text(planned, has_refusals=has_refusals)
+    click.echo(msgspec.json.encode(planned) if is_json else words)
 
 
 def active_spec(client: Client) -> ActiveSpec:
@@ -243,6 +246,10 @@ class Progress:
     """Failed as the specification wants them, and not retried soon."""
     faults: tuple[str, ...] = ()
     """Why the first of those failed."""
+    n_draining: int = 0
+    """Of the surplus: they end the requests that they have."""
+    drain_left_s: float = field(default=0.0, compare=False)
+    """How long the last of those may take, unless its requests end before."""
 
     @property
     def is_done(self) -> bool:
@@ -255,17 +262,23 @@ class Progress:
         return 0 < self.n_wanted - self.n_ready <= self.n_stuck
 
     def __str__(self) -> str:
+        left = f" (at most {age_text(self.drain_left_s)})" if self.drain_left_s >= 1 else ""
         counts = (
             (self.n_failed, "failed"),
-            (self.n_surplus, "to be removed"),
+            (self.n_draining, f"draining{left}"),
+            (self.n_surplus - self.n_draining, "to be removed"),
             (self.n_unreachable, "to be removed from nodes that do not answer"),
         )
         others = "".join(f", {count:,} {what}" for count, what in counts if count)
-        return f"{self.n_ready:,} of {self.n_wanted:,} instances ready{others}"
+        return f"{self.n_ready:,} of {count_text(self.n_wanted, 'instance')} ready{others}"
 
 
 def progress_of(
-    fleet: Fleet, instances: Iterable[Details], silent_nodes: Collection[str] = ()
+    fleet: Fleet,
+    instances: Iterable[Details],
+    silent_nodes: Collection[str] = (),
+    *,
+    now_s: float = 0.0,
 ) -> Progress:
     """Compare what is listed with a specification; surplus on silent nodes counts apart."""
     wanted = Counter({pool.name: pool.count for pool in fleet.pools})
@@ -279,6 +292,10 @@ def progress_of(
     stuck = [one for one in current if _is_stuck(one)]
     surplus = Counter(one.pool for one in listed) - wanted
     unreachable = surplus & Counter(one.pool for one in listed if one.node in silent_nodes)
+    leaving = [one for one in listed if one.phase is Phase.DRAINING and surplus[one.pool]]
+    draining = (surplus - unreachable) & Counter(one.pool for one in leaving)
+    drain_s = {pool.name: pool.rotation.drain_s for pool in fleet.pools}
+    ends_s = [one.phase_since_s + drain_s.get(one.pool, Rotation().drain_s) for one in leaving]
     return Progress(
         n_wanted=wanted.total(),
         n_ready=(ready & wanted).total(),
@@ -287,6 +304,8 @@ def progress_of(
         n_unreachable=unreachable.total(),
         n_stuck=len(stuck),
         faults=tuple(f"{one.id}: {one.fault}" for one in stuck[:N_SHOWN_FAULTS]),
+        n_draining=draining.total(),
+        drain_left_s=max(0.0, max(ends_s, default=0.0) - now_s),
     )
 
 
@@ -324,7 +343,7 @@ def _watch(client: Client, fleet: Fleet, deadline_s: float) -> Progress:
     try:
         while True:
             progress = _polled(client, fleet)
-            if progress != before:
+            if progress != before or (progress.drain_left_s and sys.stderr.isatty()):
                 _show(str(progress))
             is_stuck = before.is_stuck and progress.is_stuck
             if progress.is_done or is_stuck or time.monotonic() >= deadline_s:
@@ -337,13 +356,13 @@ def _watch(client: Client, fleet: Fleet, deadline_s: float) -> Progress:
 
 
 def _polled(client: Client, fleet: Fleet) -> Progress:
-    instances = client.instances()
-    progress = progress_of(fleet, instances)
+    instances, now_s = client.instances(), time.time()
+    progress = progress_of(fleet, instances, now_s=now_s)
     if not progress.n_surplus:
         return progress
     asked = [node for node in client.nodes() if node.is_listed and node.is_asked]
     silent = {node.name for node in asked if not node.is_reachable}
-    return progress_of(fleet, instances, silent)
+    return progress_of(fleet, instances, silent, now_s=now_s)
 
 
 def _show(line: str) -> None:

@@ -3,85 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 import msgspec
 
 from ollama_fleet.clock import SystemClock
-from ollama_fleet.tables import count_text, table
-from provisioning.api.routes import Details, InstanceDocument, State
-from provisioning.cli.common import age_text, ask, json_option, shown, with_client, yes_option
+from provisioning.api.routes import InstanceDocument, State
+from provisioning.cli.common import json_option, with_client
+from provisioning.cli.listing import list_text, show_text
+from provisioning.cli.selection import (
+    check_names,
+    choice_options,
+    chosen,
+    node_option,
+    phase_option,
+    pool_option,
+)
 from provisioning.client import UNAUTHORIZED, Client, RequestRefusedError
-from provisioning.model import Phase
-
-HEAD = ("ID", "PHASE", "FOR", "NODE", "MODEL", "DEVELOPER", "GENERATION", "NOTE")
-MAX_NOTE_CHARACTERS = 60
-Command = Callable[..., Any]
-
-
-def _option(name: str, meaning: str, choices: Sequence[str] = ()) -> Callable[[Command], Command]:
-    return click.option(
-        f"--{name}",
-        multiple=True,
-        type=click.Choice(choices) if choices else str,
-        help=f"Only instances {meaning}; repeatable.",
-    )
-
-
-node_option = _option("node", "on this node")
-phase_option = _option("phase", "in this phase", [*map(str, Phase)])
-pool_option = _option("pool", "of this pool")
-
-
-def choice_options(command: Command) -> Command:
-    """Give a command ids, the filters instead of them, and `--yes`."""
-    ids = click.argument("ids", nargs=-1, metavar="[ID]...")
-    for add in (yes_option, pool_option, phase_option, node_option, ids):
-        command = add(command)
-    return command
-
-
-def chosen(
-    client: Client,
-    ids: Sequence[str],
-    filters: Mapping[str, Sequence[str]],
-    *,
-    name: str,
-    is_agreed: bool,
-) -> Sequence[str]:
-    """Return the ids of the instances that a command is for.
-
-    Args:
-        client: Lists instances.
-        ids: As they were given.
-        filters: Values by filter; several values mean any of them.
-        name: Of the command: `drain`.
-        is_agreed: Do not ask.
-
-    Raises:
-        click.UsageError: Neither ids nor filters are there, or both.
-        click.ClickException: There is no terminal to ask on.
-        click.Abort: The answer is no.
-    """
-    has_filters = any(filters.values())
-    if ids and has_filters:
-        raise click.UsageError("give IDs or filters such as --node, not both")
-    if not ids and not has_filters:
-        raise click.UsageError(
-            "Missing argument 'ID...'; or choose instances with --node, --phase or --pool"
-        )
-    if ids:
-        return ids
-    found = client.instances(filters)
-    if not found:
-        click.echo("no instances", err=True)
-    elif not is_agreed:
-        ask(f"{name} {summary(found)}. Go on?", what=f"this would {name} {summary(found)}")
-    return [instance.id for instance in found]
 
 
 @click.group(
@@ -125,6 +65,8 @@ def list_(*, client: Client, is_json: bool, **filters: tuple[str, ...]) -> None:
     A terminal shows the beginning of a long note; `show` shows all of it.
     """
     found = client.instances(filters)
+    if not found:
+        check_names(client, filters)
     words = list_text(found, now_s=SystemClock().unix_s(), is_cut=sys.stdout.isatty())
     _print(found, words, is_json=is_json)
 
@@ -234,90 +176,3 @@ def _line(instance: InstanceDocument) -> str:
 
 def _print(value: Any, words: str, *, is_json: bool) -> None:
     click.echo(msgspec.json.encode(value).decode() if is_json else words)
-
-
-def list_text(instances: Sequence[Details], *, now_s: float, is_cut: bool = False) -> str:
-    """Return a table, and the count of each phase.
-
-    Args:
-        instances: In this order.
-        now_s: For ages.
-        is_cut: Whether to shorten long notes.
-    """
-    if not instances:
-        return "no instances"
-    rows = table(HEAD, (_row(instance, now_s, is_cut=is_cut) for instance in instances))
-    return f"{rows}\n{summary(instances)}"
-
-
-def summary(instances: Sequence[Details]) -> str:
-    """Return `3 instances: 2 running, 1 failed`."""
-    n_by_phase = Counter(instance.phase for instance in instances)
-    phases = ", ".join(f"{n_by_phase[phase]:,} {phase}" for phase in Phase if n_by_phase[phase])
-    return f"{count_text(len(instances), 'instance')}: {phases}"
-
-
-def show_text(instance: InstanceDocument, *, now_s: float) -> str:
-    """Return all facts about an instance, and its history."""
-    return "\n".join(_lines(instance, now_s))
-
-
-def _row(instance: Details, now_s: float, *, is_cut: bool) -> tuple[str, ...]:
-    return (
-        instance.id,
-        instance.phase,
-        age_text(now_s - instance.phase_since_s),
-        instance.node,
-        instance.model or "-",
-        instance.developer or "-",
-        str(instance.generation),
-        _note(instance, is_cut=is_cut),
-    )
-
-
-def _note(instance: Details, *, is_cut: bool) -> str:
-    """Return why an instance is where it is, on one line."""
-    requested = "replacement requested" if instance.is_replace_asked else ""
-    words = "; ".join(filter(None, (instance.reason or "", requested, instance.fault)))
-    line = shown(words)
-    is_long = len(line) > MAX_NOTE_CHARACTERS
-    return f"{line[:MAX_NOTE_CHARACTERS]}…" if is_long and is_cut else line
-
-
-def _lines(instance: InstanceDocument, now_s: float) -> Iterator[str]:
-    facts = {
-        "id": instance.id,
-        "url": instance.url,
-        "phase": f"{instance.phase} for {age_text(now_s - instance.phase_since_s)}",
-        "reason": instance.reason or "",
-        "fault": shown(instance.fault),
-        "next try": _in(instance.retry_at_s, now_s),
-        "pool": instance.pool,
-        "node": instance.node,
-        "model": instance.model,
-        "engine": instance.engine,
-        "developer": instance.developer,
-        "generation": f"{instance.generation}, workload {instance.workload}",
-        "log": f"{shown(instance.log)} on {instance.node}" if instance.log else "",
-        "healthy since": _moment(instance.started or 0.0),
-        "failed starts": str(instance.n_failures or ""),
-        "replacement": "requested" if instance.is_replace_asked else "",
-    }
-    width = max(len(name) for name, text in facts.items() if text)
-    for name, text in facts.items():
-        if text:
-            yield f"{name.ljust(width)}  {text}"
-    if instance.history:
-        yield "history"
-    for event in instance.history:
-        what = shown(f"{event.what} {event.detail}")
-        yield f"  {_moment(event.at_s)}  {event.generation}  {what}"
-
-
-def _moment(at_s: float) -> str:
-    """Return a time of day as UTC; empty where there was none."""
-    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S}Z" if at_s else ""
-
-
-def _in(at_s: float, now_s: float) -> str:
-    return f"in {age_text(at_s - now_s)}" if at_s > now_s else ""

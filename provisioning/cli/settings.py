@@ -14,7 +14,7 @@ from provisioning.api.server import MAX_CONNECTIONS
 from provisioning.app import Settings, is_everywhere
 from provisioning.cli.common import STATE, state_dir, token_file
 from provisioning.runtime.factory import RuntimePaths
-from provisioning.spec.values import MAX_FLEET_NAME_CHARACTERS, name_fault
+from provisioning.spec.values import LABEL_NAME, MAX_FLEET_NAME_CHARACTERS, name_fault
 from provisioning.store.etcd.access import Credentials
 
 VARIABLE_PREFIX = "OLLAMA_FLEET_PROVISIONER_"
@@ -91,6 +91,14 @@ OPTIONS = (
         FILE,
     ),
     Option("state-dir", "Folder of the records and logs of processes.", FOLDER, state_dir, STATE),
+    Option(
+        "processes.pass-environment",
+        "Variables of the provisioner that instances which are processes get too, separated by "
+        "commas: OLLAMA_MODELS,HTTPS_PROXY,CUDA_VISIBLE_DEVICES. HOME, LANG, LD_LIBRARY_PATH, PATH "
+        "and XDG_* they always get; others come from `environment` of their pool alone.",
+        default="",
+        shown_default="none",
+    ),
     Option("nodes.ca-file", "CA that signed the nodes' certificates.", FILE),
     Option("nodes.certificate-file", "Client certificate for the nodes.", FILE),
     Option("nodes.key-file", "Key of nodes.certificate-file.", FILE),
@@ -155,8 +163,20 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
             authority_file=given["nodes_ca_file"],
             certificate_file=given["nodes_certificate_file"],
             key_file=given["nodes_key_file"],
+            pass_environment=_variables(given["processes_pass_environment"]),
         ),
     )
+
+
+def _variables(text: str) -> tuple[str, ...]:
+    """Return the names in a list of them."""
+    names = tuple(filter(None, map(str.strip, text.split(","))))
+    for name in names:
+        if not LABEL_NAME.fullmatch(name):
+            raise click.UsageError(
+                f"--processes.pass-environment must be names of variables, got {name!a}"
+            )
+    return names
 
 
 def _check_options(given: Mapping[str, Any], host: str) -> None:

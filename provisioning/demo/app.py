@@ -15,6 +15,7 @@ import click
 
 from ollama_fleet.prometheus import PrometheusError
 from ollama_fleet.signals import IGNORED
+from ollama_fleet.tables import count_text
 from provisioning.demo import observers, ports, processes, provisioner, report, rundir
 from provisioning.demo.errors import DemoError
 from provisioning.demo.plan import Plan, Settings, gather, make_plan
@@ -127,9 +128,9 @@ async def _start_fleet(plan: Plan, children: Children) -> None:
 def _counted(plan: Plan) -> str:
     if plan.demo is None:
         n_instances = sum(pool.count for pool in plan.fleet.pools)
-        return f"{n_instances:,} instances, as {plan.spec} says"
-    n_real = plan.demo.n_llama_servers
-    return f"{plan.demo.n_simulated:,} simulated instances and {n_real} real LLM servers"
+        return f"{count_text(n_instances, 'instance')}, as {plan.spec} says"
+    simulated = count_text(plan.demo.n_simulated, "simulated instance")
+    return f"{simulated} and {count_text(plan.demo.n_llama_servers, 'real LLM server')}"
 
 
 async def real_servers(session: aiohttp.ClientSession, plan: Plan) -> list[str]:

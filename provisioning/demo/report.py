@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from ollama_fleet.prometheus import PrometheusClient, Series
+from ollama_fleet.tables import count_text
 from provisioning.cli.common import PREFIX
 from provisioning.demo import processes
 from provisioning.demo.fleet import Demo
@@ -50,6 +51,7 @@ class FleetStatus:
     n_by_status: Mapping[str, int]
     n_inventory: int
     tokens_per_second: float
+    """What the healthy instances can generate; 0: no speed is known yet."""
     alerts: tuple[Alert, ...] = ()
 
     @property
@@ -83,7 +85,7 @@ class FleetStatus:
             "healthy": self.n_healthy,
             "inventory": self.n_inventory,
             "instances": dict(self.n_by_status),
-            "tokens_per_second": self.tokens_per_second,
+            "tokens_per_second": self.tokens_per_second or None,
             "alerts_firing": [alert.name for alert in self.firing],
         }
 
@@ -94,10 +96,14 @@ class FleetStatus:
             if n and status != HEALTHY
         ]
         return (
-            f"{self.n_healthy:,} of {self.n_inventory:,} instances healthy{''.join(others)}; "
-            f"they generate up to {self.tokens_per_second:,.0f} tokens/s; "
-            f"{self._alert_words()}"
+            f"{self.n_healthy:,} of {count_text(self.n_inventory, 'instance')} healthy"
+            f"{''.join(others)}; {self._speed_words()}; {self._alert_words()}"
         )
+
+    def _speed_words(self) -> str:
+        if not self.tokens_per_second:
+            return "their speed is not known yet"
+        return f"they generate up to {self.tokens_per_second:,.0f} tokens/s"
 
     def _alert_words(self) -> str:
         firing = f"alerts firing: {_listed(self.firing)}" if self.firing else "no alert fires"
@@ -215,7 +221,7 @@ def left_behind(plan: Plan, n_processes: int) -> str:
     """
     left = []
     if n_processes:
-        left.append(f"{n_processes:,} instances that are processes go on, as --keep-instances asks")
+        left.append(f"instances that go on as processes, as --keep-instances asks: {n_processes:,}")
     if plan.has_containers:
         left.append("containers of the fleet go on")
     return "; ".join(left)

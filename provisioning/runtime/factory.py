@@ -34,6 +34,8 @@ class RuntimePaths(msgspec.Struct, frozen=True):
     """With the next two: how nodes reached over the network, and we, are known."""
     certificate_file: Path | None = None
     key_file: Path | None = None
+    pass_environment: tuple[str, ...] = ()
+    """Names of our own variables that instances which are processes get too."""
 
 
 class NodeRuntimes:
@@ -66,6 +68,7 @@ class NodeRuntimes:
                     state_dir=self._paths.state_dir,
                     environ=os.environ,
                     groups=self._groups,
+                    passed=self._paths.pass_environment,
                 )
             case RuntimeKind.SIMULATED if node.endpoint:
                 token_path = self._paths.simulation_token_file

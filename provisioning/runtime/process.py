@@ -23,7 +23,7 @@ import socket
 import sys
 import time
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,14 +77,18 @@ class ProcessRuntime:
         state_dir: Path,
         environ: Mapping[str, str],
         groups: Cgroups | None,
+        passed: Collection[str] = (),
     ) -> None:
-        """Keep records in `state_dir`; limit memory by `groups`, as of `cgroups.find()`."""
+        """Keep records in `state_dir`; limit memory by `groups`, as of `cgroups.find()`.
+
+        Of `environ` a process gets what every program needs, and the variables in `passed`.
+        """
         for name in (fleet, node):
             _check_name(name)
         self._folder = folder_of(state_dir, fleet, node)
         self._group_prefix = label_of(fleet, node, state_dir)
         self._groups = groups
-        self._inherited = inherited(environ)
+        self._inherited = inherited(environ, passed)
         self._boot = procfs.boot()
         self._ended = Broadcast()
         self._exits = ExitWatcher(self._ended.send)
@@ -321,12 +325,12 @@ def label_of(fleet: str, node: str, state_dir: Path) -> str:
     return f"ollama-fleet.{fleet}.{node}.{digest}"
 
 
-def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+def inherited(environ: Mapping[str, str], passed: Collection[str] = ()) -> dict[str, str]:
     """Return what a process takes over from our environment, tokens not among it."""
     return {
         name: value
         for name, value in environ.items()
-        if name in INHERITED or name.startswith(INHERITED_PREFIX)
+        if name in INHERITED or name in passed or name.startswith(INHERITED_PREFIX)
     }
 
 

@@ -16,6 +16,7 @@ import uvloop
 from click.core import ParameterSource
 
 from ollama_fleet import logs
+from ollama_fleet.tables import count_text
 from ollama_fleet.tokens import TokenFileError
 from ollama_fleet.urls import host_port
 from provisioning.simulator.app import (
@@ -394,7 +395,7 @@ def words(simulation: Simulation, settings: Settings) -> Iterator[str]:
     if n_instances > running.max_connections:
         yield (
             f"WARNING: the fleet does not fit: the limit of open files leaves room for "
-            f"{running.max_connections:,} connections, fewer than {n_instances:,} instances; "
+            f"{running.max_connections:,} connections, fewer than the {n_instances:,} instances; "
             "connections beyond are reset. Raise the hard limit (ulimit -Hn), simulate fewer "
             "instances, or poll without keeping connections."
         )
@@ -405,9 +406,8 @@ def _whereabouts(running: RunningFleet, settings: Settings) -> str:
         ports = settings.hosting.ports
         return f"hosting containers on {address_of(0)} and up, ports {ports[0]} to {ports[-1]}"
     spec = settings.spec
-    nodes = "1 node" if spec.nodes == 1 else f"{spec.nodes:,} nodes"
     first, last = address_of(0), address_of(spec.n_instances - 1)
     return (
-        f"simulating {spec.n_instances:,} instances on {nodes}: "
-        f"{first} to {last}, port {running.port}"
+        f"simulating {count_text(spec.n_instances, 'instance')} on "
+        f"{count_text(spec.nodes, 'node')}: {first} to {last}, port {running.port}"
     )

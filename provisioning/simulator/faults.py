@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ollama_fleet.suggestions import did_you_mean
+from ollama_fleet.tables import count_text
 from provisioning.simulator.errors import FaultError
 from provisioning.simulator.spec import RELEASE_BY_VERSION, Instance
 
@@ -187,7 +188,9 @@ def _n_chosen(fault: Fault, n_left: int) -> int:
     if fault.count is None:
         return n_left
     if fault.count > n_left:
-        raise FaultError([f"count is {fault.count:,}, but only {n_left:,} instances match"])
+        raise FaultError(
+            [f"count is {fault.count:,}, but only {count_text(n_left, 'instance')} can be chosen"]
+        )
     return fault.count
 
 

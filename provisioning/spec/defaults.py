@@ -278,6 +278,8 @@ def developers_of(given: Document, folder: FilePath) -> list[str]:
 def _names_in(file: FilePath) -> list[str]:
     """Return the lines of a file, without empty ones and those that begin with #."""
     try:
+        if not file.exists():
+            raise ValueError("it does not exist")
         if not file.is_file():
             raise ValueError("it is not a regular file")
         if file.stat().st_size > MAX_DEVELOPERS_BYTES:

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ollama_fleet import yaml_lines
+from ollama_fleet.model_faults import fault_text
 from ollama_fleet.problems import MAX_PROBLEMS, Problem
 from ollama_fleet.suggestions import did_you_mean
 from ollama_fleet.yaml_lines import Path, path_text
@@ -186,7 +187,7 @@ def _place(path: Path) -> str:
 
 
 def _faults_in(error: ValidationError) -> Iterator[Fault]:
-    return map(_fault, error.errors(include_url=False, include_context=False))
+    return map(_fault, error.errors(include_url=False))
 
 
 def _fault(error: ErrorDetails) -> Fault:
@@ -195,16 +196,7 @@ def _fault(error: ErrorDetails) -> Fault:
     path = tuple(part for part in parts if part != KEY)
     if error["type"] == "extra_forbidden":
         return Fault(path, f"unknown key{did_you_mean(str(path[-1]), _keys_beside(path))}")
-    if error["type"] == "missing":
-        return Fault(path, "required")
-    return Fault(path, _words(error["msg"]) + _shown(error, path))
-
-
-def _words(message: str) -> str:
-    if "valid dictionary" in message:
-        return "must be a mapping"
-    own = message.removeprefix("Value error, ").replace("Input should be", "must be")
-    return own[0].lower() + own[1:].replace("valid tuple", "list")
+    return Fault(path, fault_text(error) + _shown(error, path))
 
 
 def _shown(error: ErrorDetails, path: Path) -> str:

@@ -142,12 +142,15 @@ async def test_an_alert_that_fires_fails_on_demand_only() -> None:
     assert (0, 1, 0) == (tolerant.exit_code, strict.exit_code, calm.exit_code)
 
 
-async def test_watchdog_which_always_fires_counts_as_one_that_can() -> None:
+async def test_watchdog_fires_as_it_should_and_counts_as_one_that_can() -> None:
     one = prometheus(names=NAMES, results=lambda query: int(query == "vector(1)"))
 
-    result = json.loads((await run(one, "--json")).stdout)
+    result, shown = json.loads((await run(one, "--json")).stdout), (await run(one)).stdout
 
     assert (0, 0) == (result["counts"]["fires now"], result["counts"]["can never fire"])
+    assert [["Watchdog", "(ollama-fleet)", "none"]] == section(shown, "FIRES, AS IT SHOULD")
+    n = len([rule for rule in result["rules"] if rule["severity"]])
+    assert shown.startswith(f"{n} of {n} alerts can fire here, 0 never can, 0 fire now")
 
 
 async def test_what_prometheus_refuses_fails_with_its_reason() -> None:

@@ -51,7 +51,7 @@ async def test_a_check_tells_which_alerts_fire_now_and_which_differ_from_what_is
     assert [[LOW, "critical", "1", "result"]] == [
         line.split() for line in shown.stdout.splitlines() if line.strip().startswith(f"{LOW} ")
     ]
-    assert "can fire" == broken["Watchdog (ollama-fleet)"]["answer"]
+    assert "fires, as it should" == broken["Watchdog (ollama-fleet)"]["answer"]
     assert 0 < sum(rule["evaluation_s"] for rule in broken.values())
     leaders = broken["OllamaProvisionerManyLeaders"]
     assert ("can never fire", ["ollama_provisioner_leader"]) == (

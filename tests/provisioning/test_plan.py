@@ -293,6 +293,24 @@ def test_a_fleet_cannot_be_renamed_and_the_plan_says_so() -> None:
     assert "fleet lab cannot be renamed to other" in plan_text(plan)
 
 
+def test_of_long_values_a_plan_shows_what_tells_them_apart() -> None:
+    names = [f"dev-{n:04}" for n in range(500)]
+    listed = changed(developers=(*names[:300], "ann"), count=400)
+    more = changed(developers=tuple(names[:310]), count=400)
+    turned = changed(developers=("ann", *names[:300]), count=400)
+    one, other = (f"/srv/{'x' * 80}/{end}.tar" for end in ("a", "b"))
+
+    def shown(before: Pool, after: Pool) -> str:
+        text = plan_text(plan_of(fleet(before), fleet(after), instances(4)))
+        return text.splitlines()[-1].strip()
+
+    assert "developers: +10, −1" == shown(listed, more)
+    assert "developers: in another order" == shown(listed, turned)
+    assert "image: …xxxxxxxxx/a.tar → …xxxxxxxxx/b.tar" == shown(
+        *(changed(workload=WORKLOAD.replace(image=image)) for image in (one, other))
+    )
+
+
 def test_a_plan_in_words() -> None:
     workload = WORKLOAD.replace(model="n" * 99)
     pools = (changed(workload=workload, count=1200), Pool(name="x", count=1, workload=WORKLOAD))

@@ -100,7 +100,7 @@ def test_a_file_that_is_missing_or_too_large_is_not_read(tmp_path: Path) -> None
 
     assert Problem(str(path), "is larger than 9 bytes") == problem_of(path)
     path.unlink()
-    assert Problem(str(path), "cannot be read: No such file or directory") == problem_of(path)
+    assert Problem(str(path), "does not exist") == problem_of(path)
 
 
 def problem_of(path: Path) -> Problem:

@@ -75,6 +75,23 @@ def test_surplus_on_silent_nodes_is_counted_and_not_awaited() -> None:
     assert not progress_of(LLAMAS, [*running, *leaving, details(7)], {"n2", "n3"}).is_done
 
 
+def test_the_progress_says_how_long_a_drain_may_still_take() -> None:
+    (pool,) = LLAMAS.pools
+    less = LLAMAS.replace(pools=(pool.replace(count=0),))
+    drain_s = pool.rotation.drain_s
+    leaving = [details(n, phase=Phase.DRAINING, phase_since_s=100.0 + n) for n in range(2)]
+    listed = [*leaving, details(3), details(4, phase=Phase.STOPPING)]
+
+    found = progress_of(less, listed, now_s=131.0)
+    later = progress_of(less, listed, now_s=101.0 + drain_s)
+
+    left = age_text(drain_s - 30)
+    expected = f"0 of 0 instances ready, 2 draining (at most {left}), 2 to be removed"
+    assert expected == str(found)
+    assert "0 of 0 instances ready, 2 draining, 2 to be removed" == str(later)
+    assert found == later, "a drain alone is no news for a log"
+
+
 @pytest.mark.parametrize(
     ("changes", "is_stuck"),
     [
@@ -152,7 +169,7 @@ def test_progress_is_printed_when_it_differs_until_the_fleet_is_ready(
 
     assert 0 == result.exit_code, result.output
     assert [
-        "0 of 0 instances ready, 1 failed, 6 to be removed",
+        "0 of 0 instances ready, 1 failed, 1 draining, 5 to be removed",
         "0 of 0 instances ready",
     ] == result.stderr.splitlines()
 

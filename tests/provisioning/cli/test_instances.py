@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from provisioning.api.routes import HistoryLine, InstanceDocument, State
-from provisioning.cli.instances import HEAD, list_text, show_text
+from provisioning.cli.listing import HEAD, list_text, show_text
 from provisioning.client import Client, UnreachableError
 from provisioning.model import Phase, Reason
 from tests.provisioning.api.board import instance
@@ -36,8 +36,25 @@ def test_instances_are_listed_as_a_table_and_as_json(served: Served) -> None:
 
 
 def test_a_list_without_instances_is_empty(served: Served) -> None:
-    assert "no instances\n" == run(served, "instances", "list", "--node", "x").stdout
-    assert "[]\n" == run(served, "instances", "list", "--node", "x", "--json").stdout
+    words = ("instances", "list", "--pool=tiny", "--phase=failed")
+
+    assert (0, "no instances\n") == (run(served, *words).exit_code, run(served, *words).stdout)
+    assert "[]\n" == run(served, *words, "--json").stdout
+
+
+def test_a_name_that_no_instance_has_is_an_error_that_says_which_was_meant(
+    served: Served,
+) -> None:
+    wanted = "Error: there is no pool 'lama' that has instances; did you mean llama?\n"
+    for command in ("list", "list --json", "drain --yes", "replace --yes", "release --yes"):
+        result = run(served, "instances", *command.split(), "--pool", "lama")
+        assert (1, "", wanted) == (result.exit_code, result.stdout, result.stderr), command
+    listed = run(served, "instances", "list", "--node=n9", "--model=llama3.1:7b", "--developer=an")
+    assert [
+        "Error: there is no developer 'an' that has instances; did you mean ann?",
+        "there is no model 'llama3.1:7b' that has instances; did you mean llama3.1:8b?",
+        "there is no node 'n9' that has instances",
+    ] == listed.stderr.splitlines()
 
 
 def test_only_a_terminal_cuts_a_long_note(served: Served) -> None:
@@ -125,8 +142,8 @@ def test_a_change_needs_ids_or_filters_and_not_both(served: Served) -> None:
         none = run(served, "instances", command)
         assert 2 == none.exit_code
         assert "Missing argument 'ID" in none.stderr
-    nothing = run(served, "instances", "drain", "--pool", "nobody", "--json")
-    assert (0, "[]\n", "no instances\n") == (nothing.exit_code, nothing.stdout, nothing.stderr)
+    nothing = run(served, "instances", "drain", "--pool", "tiny", "--phase", "failed", "--json")
+    assert (1, "Error: no instance matches the filters\n") == (nothing.exit_code, nothing.stderr)
 
 
 def test_an_instance_that_is_refused_does_not_stop_the_others(served: Served) -> None:

@@ -90,9 +90,17 @@ def test_what_ctrl_c_leaves_is_printed_before_and_after(plan: Plan) -> None:
     assert "" == report.left_behind(plan, 0) == report.left_behind(kept, 0)
     assert "containers of the fleet go on" == report.left_behind(containers, 0)
     assert (
-        "1,200 instances that are processes go on, as --keep-instances asks; "
+        "instances that go on as processes, as --keep-instances asks: 1,200; "
         "containers of the fleet go on"
     ) == report.left_behind(replace(containers, is_kept=True), 1_200)
+
+
+def test_a_speed_that_is_not_known_is_no_speed_of_zero(plan: Plan) -> None:
+    unknown = replace(SEEN, tokens_per_second=0.0)
+
+    assert "healthy" in str(unknown)
+    assert "; their speed is not known yet; " in str(unknown)
+    assert json.loads(report.as_json(plan, unknown, {}, []))["tokens_per_second"] is None
 
 
 def test_the_text_has_no_faults_for_a_fleet_of_ones_own(plan: Plan) -> None:

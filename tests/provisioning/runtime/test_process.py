@@ -17,7 +17,7 @@ import uvloop
 from provisioning.errors import PermanentError, ResourceExhaustedError, TransientError
 from provisioning.model import ContainerSpec, ContainerState, ObservedContainer
 from provisioning.runtime import launch, process
-from provisioning.runtime.process import ProcessRuntime, Record
+from provisioning.runtime.process import ProcessRuntime, Record, inherited
 from provisioning.runtime.procfs import Process
 from tests.ports import free_port
 from tests.provisioning.runtime.contract import FLEET, Behaviour, RuntimeContract, has_exited
@@ -158,6 +158,12 @@ async def test_a_process_gets_few_variables_of_the_provisioners_environment(
     assert "/own" == seen.pop("HOME")
     assert "/lib" == seen.pop("LD_LIBRARY_PATH")
     assert {"PATH", "LANG", "XDG_RUNTIME_DIR"} >= set(seen)
+
+
+def test_a_process_gets_the_variables_that_a_setting_names() -> None:
+    ours = {"OLLAMA_MODELS": "/srv", "TOKEN": SECRET, "PATH": "/bin"}
+
+    assert {"OLLAMA_MODELS": "/srv", "PATH": "/bin"} == inherited(ours, ["OLLAMA_MODELS", "NONE"])
 
 
 async def test_no_secret_is_written_to_disk_or_to_a_command_line(lab: ProcessLab) -> None:

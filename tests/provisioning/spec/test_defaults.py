@@ -114,7 +114,7 @@ def test_developers_are_a_list_a_count_or_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("developers", "fault"),
     [
-        ({"file": "people.txt"}, "cannot read nowhere/people.txt: it is not a regular file"),
+        ({"file": "people.txt"}, "cannot read nowhere/people.txt: it does not exist"),
         ({"file": "a", "count": 1}, "must be a list of names, or have either a file or a count"),
         ({"fiel": "a"}, "has the unknown key fiel; did you mean file?"),
         ({"count": 10**7}, "count must be from 0 to 1,000,000"),

@@ -154,7 +154,7 @@ pools:
         ("name: a\nname: b", "fleet.yml:2: sets name again"),
         ("a: &x 1\nb: *x", "fleet.yml:2: uses aliases"),
         ("[" * 5000, "fleet.yml:1: is nested too deeply"),
-        ("name: " + "[" * 49 + "]" * 49, "fleet.yml:1: name: must be a valid string"),
+        ("name: " + "[" * 49 + "]" * 49, "fleet.yml:1: name: must be a text"),
         ("name: lab\nnodes: 1\npools: []", "fleet.yml:2: nodes: must be a list, got 1"),
         ("name: lab\nnodes: []\npools: [1]", "fleet.yml:3: pools[0]: must be a mapping"),
     ],
