@@ -15,6 +15,7 @@ from exporter.connection import Bounds
 from exporter.counters import FleetCounters
 from exporter.engines.auto import all_engines
 from exporter.errors import SourceError
+from exporter.fleet_log import log_fleet
 from exporter.instance_client import TransportConfig
 from exporter.inventory import Change, Inventory, SourceSettings, sources_for
 from exporter.landing import Landing
@@ -34,7 +35,8 @@ from exporter.ui.summary import Limits, Summariser, UiConfig
 from exporter.web import Web
 from exporter.websecurity import Guard
 from ollama_fleet.clock import SystemClock
-from ollama_fleet.version import VERSION
+from ollama_fleet.durations import duration_text
+from ollama_fleet.version import VERSION, revision
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("exporter")
 
 STATIC_FOLDER = Path(__file__).parent / "ui" / "static"
+MAX_SOURCES = 10
+"""That the log names at the start."""
 MIN_REFRESH_S = 1.0
 REFRESHES_PER_POLL = 5
 """Refreshes of the web UI per poll interval."""
@@ -133,6 +137,7 @@ class Exporter:
         self._run(recent.run(), "recent past")
         self._run(self._refresh_inventory(), "inventory")
         self._run(self._log_failures(), "failure log")
+        self._run(log_fleet(self._poller, self._clock, config.log_window), "fleet log")
         if canary is not None:
             self._run(canary.run(), "canary")
 
@@ -158,7 +163,20 @@ class Exporter:
     async def _load_inventory(self) -> None:
         self._inventory = inventory_of(self._config, self._clock)
         self._stack.push_async_callback(self._inventory.close)
+        self._log_start()
         await self._inventory.load()
+
+    def _log_start(self) -> None:
+        sources = [state.source for state in self._inventory.states]
+        host, port = self._config.web_listen_address
+        log.info(
+            "exporter starts version=%s revision=%s sources=%s poll_interval=%s listen_address=%s",
+            VERSION,
+            revision(),
+            ", ".join([*sources[:MAX_SOURCES], *(["…"] if len(sources) > MAX_SOURCES else [])]),
+            duration_text(self._config.poll_interval),
+            f"{host}:{port}",
+        )
 
     def _fleet_ui(self, recent: RecentHistory, sender: ResponseSender) -> FleetUi:
         config, clock = self._config, self._clock

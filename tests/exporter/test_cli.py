@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from exporter import app
 from exporter.cli import exporter
 from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS
+from ollama_fleet.version import VERSION, revision
 from tests.exporter.fetching import fetch
 from tests.exporter.servers import Handler, answering, hanging, response, serving
 from tests.waiting import POLL_S
@@ -260,8 +261,7 @@ def hanging_once(asked: asyncio.Event) -> Handler:
     return handle
 
 
-QUICK = ("--poll.interval", "500ms", "--poll.metrics-timeout", "400ms",
-         "--poll.health-timeout", "300ms")  # fmt: skip
+QUICK = ("--poll.interval", "500ms")
 
 
 async def test_it_polls_publishes_and_stops_when_told(tmp_path: Path) -> None:
@@ -270,10 +270,16 @@ async def test_it_polls_publishes_and_stops_when_told(tmp_path: Path) -> None:
         async with started("--inventory", inventory, *ANYWHERE, *QUICK) as running:
             own_port = await running.port()
             await page_with(own_port, 'ollama_fleet_instances{shard="0",status="healthy"} 2\n')
+            await running.until_logged('msg="fleet polled" healthy=2 instances=2 servers="2 fleet"')
             status, stdout = await running.stop()
 
     assert (0, b"") == (status, stdout)
-    assert running.log.splitlines()[-1].endswith("INFO exporter: stopped")
+    first, *_, last = running.log.splitlines()
+    assert first.endswith(
+        f' level=info logger=exporter msg="exporter starts" version={VERSION} '
+        f"revision={revision()} sources={inventory} poll_interval=500ms listen_address=127.0.0.1:0"
+    )
+    assert last.endswith(" level=info logger=exporter msg=stopped")
     assert "Traceback" not in running.log
 
 
