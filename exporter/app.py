@@ -4,42 +4,60 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
-import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.canary import MAX_PATIENT, CanaryOptions, CanaryScheduler
+from exporter.canary import MAX_PATIENT, CanaryScheduler
 from exporter.connection import Bounds
 from exporter.counters import FleetCounters
-from exporter.engines.auto import all_engines
-from exporter.errors import SourceError
+from exporter.descriptors import (
+    client_connections,
+    descriptor_shortage,
+    instance_connections,
+    raise_limit,
+)
+from exporter.errors import InputError, SourceError
 from exporter.fleet_log import log_fleet
 from exporter.instance_client import TransportConfig
-from exporter.inventory import Change, Inventory, SourceSettings, sources_for
+from exporter.inventory import Change, Inventory
 from exporter.landing import Landing
+from exporter.operations import Operations
+from exporter.options import (
+    canary_options_of,
+    guard_of,
+    inventory_of,
+    poll_options_of,
+    sources_of,
+    tls_context_of,
+    tokens_of,
+    ui_config_of,
+)
 from exporter.poller import Poller
 from exporter.publisher import Publisher
+from exporter.reload import assign, changed, restarts
 from exporter.resolver import Resolver
 from exporter.responses import ResponseSender
 from exporter.runbooks import Runbooks
-from exporter.scrape_target import PollOptions, failure_lines
+from exporter.scrape_target import failure_lines
 from exporter.selfmetrics import SelfMetrics
+from exporter.tasks import Tasks
 from exporter.ui import handlers
 from exporter.ui.handlers import FleetUi
 from exporter.ui.prometheus import Prometheus
 from exporter.ui.recent import RecentHistory
 from exporter.ui.revisions import Revisions, ViewBuilder
-from exporter.ui.summary import Limits, Summariser, UiConfig
+from exporter.ui.summary import Summariser
 from exporter.web import Web
-from exporter.websecurity import Guard
+from ollama_fleet import logs, systemd
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.durations import duration_text
+from ollama_fleet.problems import Problem
+from ollama_fleet.tokens import TokenFileError
 from ollama_fleet.version import VERSION, revision
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable
     from types import TracebackType
 
     from exporter.config import Config
@@ -48,12 +66,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("exporter")
 
+WHEEL_LAG_S = 5.0
+"""Beyond the watchdog's period: polls of long intervals start seldom, but more often than this."""
 STATIC_FOLDER = Path(__file__).parent / "ui" / "static"
 MAX_SOURCES = 10
 """That the log names at the start."""
-MIN_REFRESH_S = 1.0
-REFRESHES_PER_POLL = 5
-"""Refreshes of the web UI per poll interval."""
 
 
 class Exporter:
@@ -64,11 +81,28 @@ class Exporter:
         ExporterError: The address to listen on is taken.
     """
 
-    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock | None = None,
+        *,
+        read_config: Callable[[], Config] | None = None,
+        hangups: asyncio.Event | None = None,
+    ) -> None:
         self._config = config
+        self._read_config = read_config or (lambda: self._config)
+        self._hangups = hangups or asyncio.Event()
+        """Set at each SIGHUP."""
         self._clock = clock or SystemClock()
         self._stack = AsyncExitStack()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Tasks()
+        self._changing = asyncio.Lock()
+        """Held while the inventory or the settings change."""
+        self._rereading = asyncio.Lock()
+        self._rereads: set[asyncio.Task[str]] = set()
+        self._inventory: Inventory
+        self._canary: CanaryScheduler | None = None
+        self._prometheus: Prometheus | None = None
         self._limit = 0
         self._has_inventory = asyncio.Event()
         self.port = 0
@@ -95,27 +129,29 @@ class Exporter:
         Raises:
             Exception: What ended it.
         """
-        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        await self._tasks.wait()
 
     async def _start(self) -> None:
         config = self._config
         self._limit = raise_limit()
         self._n_clients = client_connections(config.web_max_connections, self._limit)
         self._guard = guard_of(config)
+        self._tokens = tokens_of(config)
         await self._load_inventory()
         self._metrics = SelfMetrics(shard=config.shard, poll_interval_s=config.poll_interval)
-        fleet_counters = FleetCounters()
-        self._poller = Poller(config.poll_interval, self._options(), fleet_counters, self._metrics)
+        fleet_counters = self._fleet_counters = FleetCounters()
+        self._transport = self._transport_config()
+        self._poll_options = poll_options_of(config, self._transport, self._clock)
+        self._poller = Poller(
+            config.poll_interval, self._poll_options, fleet_counters, self._metrics
+        )
         self._note_inventory()
         if not self._poller.knows_whole_fleet:
             log.warning(
                 "not ready: an inventory source was not read yet; see --inventory.allow-partial"
             )
         self._stack.push_async_callback(self._poller.close)
-        canary = self._canary(fleet_counters)
-        publisher = Publisher(
+        publisher = self._publisher = Publisher(
             self._poller,
             fleet_counters,
             self._metrics,
@@ -132,39 +168,167 @@ class Exporter:
         self._fit()
         await self._poller.update(Change(added=self._inventory.targets))
         self._stack.push_async_callback(self._stop_tasks)
-        self._run(self._poll(), "poller")
-        self._run(publisher.run(config.poll_interval), "publisher")
-        self._run(recent.run(), "recent past")
-        self._run(self._refresh_inventory(), "inventory")
-        self._run(self._log_failures(), "failure log")
-        self._run(log_fleet(self._poller, self._clock, config.log_window), "fleet log")
-        if canary is not None:
-            self._run(canary.run(), "canary")
+        await self._tasks.run(recent.run(), "recent past")
+        await self._run_scheduled()
+        await self._run_canary()
+        await self._tasks.run(self._reread_at_hangups(), "hangups")
+        if period_s := systemd.watchdog_s():
+            await self._tasks.run(self._feed_watchdog(period_s), "watchdog")
 
-    def _canary(self, fleet_counters: FleetCounters) -> CanaryScheduler | None:
-        """Return what sends canaries to the poller's instances, if they are switched on."""
+    async def _reread_at_hangups(self) -> None:
+        while True:
+            await self._hangups.wait()
+            self._hangups.clear()
+            try:
+                await self.reread()
+            except InputError:
+                continue  # which is logged already
+            except Exception:  # SIGHUP ends no exporter
+                log.exception("bug in a reload")
+
+    async def _feed_watchdog(self, period_s: float) -> None:
+        """Tell systemd that polls go on; where they do not, it restarts us."""
+        while True:
+            ticked_s = self._poller.ticked_s
+            if ticked_s is None or self._clock.monotonic_s() - ticked_s < period_s + WHEEL_LAG_S:
+                systemd.notify("WATCHDOG=1")
+            await self._clock.sleep(period_s)
+
+    async def reread(self) -> str:
+        """Read the configuration again and take it over, also if the caller leaves meanwhile.
+
+        Raises:
+            InputError: All that is wrong; then everything stays as it was.
+        """
+        task = asyncio.create_task(self._reread())
+        self._rereads.add(task)
+        task.add_done_callback(self._rereads.discard)
+        return await asyncio.shield(task)
+
+    async def _reread(self) -> str:
+        async with self._rereading:
+            systemd.notify(*systemd.reloading())
+            try:
+                done = await self.reload(await asyncio.to_thread(self._read_config))
+            except InputError as error:
+                problems = "; ".join(map(str, error.problems))
+                log.error("reload refused, the settings in force stay: %s", problems)
+                raise
+            finally:
+                systemd.notify("READY=1")
+            log.info(f"reloaded {done}")
+            return done
+
+    async def _run_scheduled(self) -> None:
+        """Start, or start again, what the settings give an interval."""
+        interval_s = self._config.poll_interval
+        await self._tasks.run(self._poll(), "poller")
+        await self._tasks.run(self._publisher.run(interval_s), "publisher")
+        await self._tasks.run(self._refresh_inventory(), "inventory")
+        await self._tasks.run(self._log_failures(), "failure log")
+        fleet_log = log_fleet(self._poller, self._clock, self._config.log_window)
+        await self._tasks.run(fleet_log, "fleet log")
+
+    async def _run_canary(self) -> None:
+        """Start what sends canaries, in place of one that runs, if they are switched on."""
+        await self._tasks.stop("canary")
+        await self._close_canary()
+        options = canary_options_of(self._config)
+        if options is None:
+            return
+        self._canary = CanaryScheduler(
+            options, self._poller, self._fleet_counters, self._transport, self._clock
+        )
+        await self._tasks.run(self._canary.run(), "canary")
+
+    async def _close_canary(self) -> None:
+        if self._canary is not None:
+            await self._canary.close()
+        self._canary = self._poller.canary_wheel = None
+
+    async def reload(self, config: Config) -> str:
+        """Take over other settings, and read inventories and secrets again; say what changed.
+
+        Raises:
+            InputError: All that is wrong; then everything stays as it was.
+        """
+        async with self._changing:
+            settings = changed(self._config, config)
+            tls = tls_context_of(config)
+            inventory, change = await self._checked(config, restarts(settings))
+            old, self._inventory = self._inventory, inventory
+            await old.close()
+            self._config = config
+            self._note_inventory()
+            self._fit()
+            await self._poller.update(change)
+            self._transport.tls = tls
+            await self._take_settings({setting.name for setting in settings})
+        names = ",".join(setting.name for setting in settings) or "none"
+        return f"settings={names} instances={len(inventory.targets)} {change}"
+
+    async def _checked(self, config: Config, problems: list[Problem]) -> tuple[Inventory, Change]:
+        """Return the inventory of new settings, and how it differs, if nothing is wrong."""
+        inventory, change = None, Change()
+        try:
+            if self._guard is not None:
+                self._guard.check()
+            if self._tokens is not None:
+                self._tokens.refresh()
+        except InputError as error:
+            problems += error.problems
+        except TokenFileError as error:
+            problems.append(Problem("web.token-file", str(error)))
+        try:
+            inventory = self._inventory.successor(sources_of(config, self._clock))
+            change = await inventory.load()
+        except InputError as error:
+            problems += error.problems
+        if inventory is not None and not problems:
+            return inventory, change
+        if inventory is not None:
+            await inventory.close()
+        raise InputError("the new configuration", problems)
+
+    async def _take_settings(self, names: set[str]) -> None:
+        """Give the running parts the settings, where these changed."""
         config = self._config
-        if not config.canary_period:
-            return None
-        options = CanaryOptions(
-            period_s=config.canary_period,
-            concurrency=config.canary_concurrency,
-            timeout_s=config.canary_timeout,
-            n_tokens=config.canary_tokens,
-            prompt=config.canary_prompt,
-            max_tokens_per_second=config.metrics_max_tokens_per_second,
-        )
-        canary = CanaryScheduler(
-            options, self._poller, fleet_counters, self._transport, self._clock
-        )
-        self._stack.push_async_callback(canary.close)
-        return canary
+        options = poll_options_of(config, self._transport, self._clock)
+        assign(self._poll_options, options, keep=("engines", "models_on_gpu"))
+        if not names and not config.poll_ca_file:
+            return
+        if names & {"log.level", "log.format"}:
+            logs.configure(config.log_level, config.log_format)
+        self._metrics.poll_interval_s.set(config.poll_interval)
+        self._publisher.per_instance = config.metrics_per_instance
+        self._publisher.hardware_label = config.metrics_hardware_label
+        self._publisher.grace_period_s = config.poll_grace_period
+        self._web.allow(config.web_allowed_hosts)
+        await self._take_ui_settings(is_prometheus_new="ui.prometheus-url" in names)
+        await self._poller.retake(config.poll_interval)
+        await self._run_scheduled()
+        await self._run_canary()
+
+    async def _take_ui_settings(self, *, is_prometheus_new: bool) -> None:
+        ui_config = ui_config_of(self._config, VERSION)
+        assign(self._ui_config, ui_config)
+        self._revisions.refresh_s = ui_config.refresh_s
+        self._view_builder.poll_interval_s = ui_config.poll_interval_s
+        if is_prometheus_new:
+            await self._close_prometheus()
+            self._prometheus = self._summariser.prometheus = self._new_prometheus()
+            self._landing.prometheus_url = self._config.ui_prometheus_url
+        elif self._prometheus is not None:
+            self._prometheus.refresh_s = ui_config.refresh_s
 
     async def _load_inventory(self) -> None:
         self._inventory = inventory_of(self._config, self._clock)
-        self._stack.push_async_callback(self._inventory.close)
+        self._stack.push_async_callback(self._close_inventory)
         self._log_start()
         await self._inventory.load()
+
+    async def _close_inventory(self) -> None:
+        await self._inventory.close()
 
     def _log_start(self) -> None:
         sources = [state.source for state in self._inventory.states]
@@ -178,36 +342,44 @@ class Exporter:
             f"{host}:{port}",
         )
 
+    def _new_prometheus(self) -> Prometheus | None:
+        url = self._config.ui_prometheus_url
+        refresh_s = self._ui_config.refresh_s
+        return Prometheus(url, self._clock, refresh_s=refresh_s) if url else None
+
+    async def _close_prometheus(self) -> None:
+        if self._prometheus is not None:
+            await self._prometheus.close()
+
     def _fleet_ui(self, recent: RecentHistory, sender: ResponseSender) -> FleetUi:
         config, clock = self._config, self._clock
-        ui_config = ui_config_of(config, VERSION)
-        prometheus = None
-        if config.ui_prometheus_url:
-            url = config.ui_prometheus_url
-            prometheus = Prometheus(url, clock, refresh_s=ui_config.refresh_s)
-            self._stack.push_async_callback(prometheus.close)
-        surveyor = ViewBuilder(self._poller, recent, clock, poll_interval_s=config.poll_interval)
-        revisions = Revisions(surveyor.build, clock, refresh_s=ui_config.refresh_s)
+        ui_config = self._ui_config = ui_config_of(config, VERSION)
+        self._prometheus = self._new_prometheus()
+        self._stack.push_async_callback(self._close_prometheus)
+        view_builder = self._view_builder = ViewBuilder(
+            self._poller, recent, clock, poll_interval_s=config.poll_interval
+        )
+        revisions = self._revisions = Revisions(
+            view_builder.build, clock, refresh_s=ui_config.refresh_s
+        )
         self._stack.push_async_callback(revisions.close)
-        summariser = Summariser(
+        summariser = self._summariser = Summariser(
             ui_config,
             self._poller,
             self._metrics,
             lambda: self._inventory.states,
-            prometheus,
+            self._prometheus,
             clock,
+        )
+        self._landing = Landing(
+            ui_config,
+            self._poller,
+            lambda: self._inventory.states,
+            clock,
+            prometheus_url=config.ui_prometheus_url,
         )
         files = handlers.read(STATIC_FOLDER)
         return FleetUi(files, revisions, summariser, self._poller, ui_config, clock, sender)
-
-    def _landing(self) -> Landing:
-        return Landing(
-            ui_config_of(self._config, VERSION),
-            self._poller,
-            lambda: self._inventory.states,
-            self._clock,
-            prometheus_url=self._config.ui_prometheus_url,
-        )
 
     def _sender(self) -> ResponseSender:
         return ResponseSender(self._metrics, timeout_s=self._config.web_write_timeout)
@@ -216,7 +388,7 @@ class Exporter:
         self, publisher: Publisher, fleet_ui: FleetUi, sender: ResponseSender
     ) -> None:
         guard = self._guard
-        web = Web(
+        web = self._web = Web(
             self._poller,
             publisher,
             self._metrics,
@@ -225,11 +397,14 @@ class Exporter:
             sender,
             self._sender(),
             sources=lambda: self._inventory.states,
-            landing=self._landing(),
+            landing=self._landing,
             runbooks=Runbooks(),
             guard=guard,
             allowed_hosts=self._config.web_allowed_hosts,
             max_connections=self._n_clients,
+            operations=Operations(
+                self.reread, lambda: self._config, tokens=self._tokens, guard=guard
+            ),
         )
         self._stack.push_async_callback(web.close)
         host, port = self._config.web_listen_address
@@ -238,27 +413,14 @@ class Exporter:
         where = f"[{host}]" if ":" in host else host or "*"
         log.info("listening on %s://%s:%d", scheme, where, self.port)
 
-    def _options(self) -> PollOptions:
-        config = self._config
+    def _transport_config(self) -> TransportConfig:
         resolver = Resolver(self._clock)
         self._stack.push_async_callback(resolver.close)
-        self._transport = TransportConfig(
+        return TransportConfig(
             resolver,
-            _tls_context(config),
-            Bounds(body_bytes=config.poll_max_body_bytes),
+            tls_context_of(self._config),
+            Bounds(body_bytes=self._config.poll_max_body_bytes),
             user_agent=f"ollama-fleet/{VERSION}",
-        )
-        return PollOptions(
-            health_timeout_s=config.poll_health_timeout,
-            metrics_timeout_s=config.poll_metrics_timeout,
-            identify_interval_s=config.poll_identify_interval,
-            loading_timeout_s=config.poll_loading_timeout,
-            starting_timeout_s=config.poll_starting_timeout,
-            transient=config.inventory_transient,
-            max_tokens_per_second=config.metrics_max_tokens_per_second,
-            engines=all_engines(latency_unit_s=config.latency_unit_s),
-            transport=self._transport,
-            clock=self._clock,
         )
 
     def _fit(self) -> None:
@@ -291,12 +453,13 @@ class Exporter:
     async def _refresh_inventory(self) -> None:
         while True:
             await self._clock.sleep(self._config.inventory_refresh_interval)
-            change = await self._inventory.refresh()
-            if change:
-                self._fit()
-                await self._poller.update(change)
-                log.info(f"inventory changed {change}")
-            self._note_inventory()
+            async with self._changing:
+                change = await self._inventory.refresh()
+                if change:
+                    self._fit()
+                    await self._poller.update(change)
+                    log.info(f"inventory changed {change}")
+                self._note_inventory()
 
     async def _log_failures(self) -> None:
         window_s = self._config.log_window
@@ -305,57 +468,10 @@ class Exporter:
             for line in failure_lines(self._poller.scrape_targets.values(), window_s):
                 log.warning(*line)
 
-    def _run(self, work: Coroutine[None, None, None], name: str) -> None:
-        self._tasks.append(asyncio.create_task(work, name=name))
-
     async def _stop_tasks(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def inventory_of(config: Config, clock: Clock) -> Inventory:
-    """Return the inventory that the settings describe; nothing is read yet.
-
-    Raises:
-        InputError: A source is neither a path nor a usable URL.
-    """
-    settings = SourceSettings(
-        timeout_s=config.inventory_timeout,
-        token_file=_path(config.inventory_token_file),
-        ca_file=_path(config.inventory_ca_file),
-    )
-    sources = sources_for(config.inventory, settings, clock)
-    return Inventory(sources, shard=config.shard, clock=clock)
-
-
-def ui_config_of(config: Config, version: str) -> UiConfig:
-    """Return what the web UI gets once."""
-    limits = Limits(
-        healthy_instances=config.ui_healthy_instances,
-        request_latency_p99_s=config.ui_request_latency_p99,
-        tokens_per_second=config.ui_tokens_per_second,
-    )
-    refresh_s = max(MIN_REFRESH_S, config.poll_interval / REFRESHES_PER_POLL)
-    return UiConfig(
-        limits,
-        config.shard,
-        version,
-        config.poll_interval,
-        refresh_s,
-        config.inventory_refresh_interval,
-        config.canary_period,
-    )
-
-
-def guard_of(config: Config) -> Guard | None:
-    """Return the guard that the web configuration describes, if there is one.
-
-    Raises:
-        InputError: The web configuration, or a certificate that it names, is bad.
-    """
-    path = _path(config.web_config_file)
-    return None if path is None else Guard(path)
+        await self._tasks.close()
+        await asyncio.gather(*self._rereads, return_exceptions=True)
+        await self._close_canary()
 
 
 async def check(config: Config) -> str:
@@ -377,51 +493,3 @@ async def check(config: Config) -> str:
         return f"{sum(state.n_instances for state in inventory.states):,} instances ({parts})"
     finally:
         await inventory.close()
-
-
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
-
-
-def _tls_context(config: Config) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=config.poll_ca_file or None)
-    if config.poll_insecure_skip_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-RESERVE = 128
-"""For inventories, logs, files and whatever Python opens."""
-CLIENTS_SHARE = 4
-"""HTTP clients get at most a quarter of a low limit: most is for instances."""
-
-
-def raise_limit() -> int:
-    """Raise the soft limit of open files to the hard one; return it.
-
-    The soft limit is low only for the sake of programs that use select(), which this one does not.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
-
-
-def client_connections(most: int, limit: int) -> int:
-    """Return how many connections HTTP clients may have."""
-    return max(1, min(most, limit // CLIENTS_SHARE))
-
-
-def instance_connections(n_instances: int, limit: int, *, n_others: int) -> int | None:
-    """Return how many connections may be open at once; None where every instance can keep one."""
-    room = max(1, limit - RESERVE - n_others)
-    return None if n_instances <= room else room
-
-
-def descriptor_shortage(n_instances: int, limit: int, *, n_others: int) -> str:
-    """Say what happens to a fleet that does not fit, and what helps."""
-    return (
-        f"{n_instances:,} instances need more open files than the limit of {limit:,}: connections "
-        "are closed after each poll, which costs several times the CPU time; raise the limit "
-        f"to {n_instances + RESERVE + n_others:,} (ulimit -n, LimitNOFILE=) or use --shard"
-    )

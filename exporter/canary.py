@@ -329,10 +329,12 @@ class CanaryScheduler:
     ) -> None:
         self._options = options
         self._poller = poller
-        self._counters = fleet_counters.canary = CanaryCounters()
+        self._counters = fleet_counters.canary = fleet_counters.canary or CanaryCounters()
         self._transport = replace(transport, slots=None)  # few connections, which are not kept
         self._clock = clock
         self._wheel = poller.canary_wheel = Wheel(options.period_s)
+        for instance_id, scrape_target in poller.scrape_targets.items():
+            self._wheel.add(instance_id, scrape_target)
         self._waiting: deque[ScrapeTarget] = deque()
         self._tasks: dict[str, asyncio.Task[None] | None] = {}
         """By instance id; None while it waits for its turn."""

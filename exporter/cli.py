@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,8 @@ from exporter.app import check as check_inventory
 from exporter.config import Config, Given
 from exporter.errors import ExporterError
 from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS
-from ollama_fleet import logs
-from ollama_fleet.signals import ignore_hangup
+from ollama_fleet import logs, systemd
+from ollama_fleet.signals import on_hangup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,7 +83,8 @@ def exporter(config_file: Path | None, check: bool, **options: Texts) -> None:
     try:
         config = _config(config_file, options)
         logs.configure(config.log_level, config.log_format)
-        uvloop.run(_check(config) if check else _serve(config))
+        read_config = partial(_config, config_file, options)
+        uvloop.run(_check(config) if check else _serve(config, read_config))
     except ExporterError as error:
         raise click.ClickException(str(error)) from error
 
@@ -115,12 +117,11 @@ async def _check(config: Config) -> None:
     click.echo(f"The settings are good: {await check_inventory(config)}", err=True)
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, read_config: Callable[[], Config]) -> None:
     """Run the exporter until a signal stops it, also while it still starts."""
-    running = asyncio.create_task(_run(config))
+    running = asyncio.create_task(_run(config, read_config))
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-    ignore_hangup()
+        asyncio.get_running_loop().add_signal_handler(number, _stop, running)
     await asyncio.wait((running,))
     if not running.cancelled():
         running.result()
@@ -131,9 +132,17 @@ async def _serve(config: Config) -> None:
     os._exit(0)
 
 
-async def _run(config: Config) -> None:
+def _stop(running: asyncio.Task[None]) -> None:
+    systemd.notify("STOPPING=1")
+    running.cancel()
+
+
+async def _run(config: Config, read_config: Callable[[], Config]) -> None:
     favour_the_loop()
-    async with Exporter(config) as running:
+    hangups = asyncio.Event()
+    on_hangup(hangups.set)
+    async with Exporter(config, read_config=read_config, hangups=hangups) as running:
+        systemd.notify("READY=1")
         gc.freeze()
         await running.wait()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import ssl
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.counters import SPEED_KEPT_S
 from exporter.errors import InputError
 from exporter.inventory.checks import shown
+from exporter.inventory.source import public_names
 from exporter.inventory.sources import urls_of
 from exporter.settings import FOLLOWING, SETTINGS, Setting
 from ollama_fleet import yaml_lines
@@ -35,6 +36,16 @@ MAX_CANARY_PERIOD_S = SPEED_KEPT_S / 2
 
 MAX_FILE_BYTES = 1_048_576
 """A file of settings with a thousand inventories is a tenth of that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What somebody wrote for a setting."""
+
+    texts: tuple[str, ...]
+    """One, or several for a repeatable setting."""
+    place: str
+    """`--poll.interval`, `OLLAMA_FLEET_POLL_INTERVAL` or `exporter.yml:3: poll.interval`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,7 @@ class Config:
     metrics_max_tokens_per_second: int
     web_listen_address: tuple[str, int]
     web_config_file: str
+    web_token_file: str
     web_allowed_hosts: tuple[str, ...]
     web_write_timeout: float
     web_max_connections: int
@@ -80,21 +92,13 @@ class Config:
     log_window: float
     log_level: str
     log_format: str
+    given: Mapping[str, Given] = field(default_factory=dict, repr=False, compare=False)
+    """By the name of the setting; those that nobody set are missing."""
 
     @property
     def latency_unit_s(self) -> float:
         """Return how many seconds one unit of `latency_p99` is."""
         return 0.001 if self.metrics_latency_unit == "milliseconds" else 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What somebody wrote for a setting."""
-
-    texts: tuple[str, ...]
-    """One, or several for a repeatable setting."""
-    place: str
-    """`--poll.interval`, `OLLAMA_FLEET_POLL_INTERVAL` or `exporter.yml:3: poll.interval`."""
 
 
 def build(*layers: Mapping[str, Given], faults: Sequence[Problem] = ()) -> Config:
@@ -113,7 +117,22 @@ def build(*layers: Mapping[str, Given], faults: Sequence[Problem] = ()) -> Confi
         problems += _cross_check(values, given)
     if problems:
         raise InputError("the exporter's configuration", problems)
-    return Config(**values)
+    return Config(**values, given={name: found for name, found in given.items() if found})
+
+
+def effective(config: Config) -> list[dict[str, Any]]:
+    """Return each setting in force and where it was set, without secrets."""
+    rows = []
+    for setting in SETTINGS:
+        given = config.given.get(setting.name)
+        texts = list(given.texts if given else filter(None, [setting.default]))
+        if setting.name in FOLLOWING and not given:
+            texts = [duration_text(getattr(config, setting.attribute))]
+        texts = public_names(texts) if setting.name == "inventory" else texts
+        value = texts if setting.is_repeatable else "".join(texts)
+        source = given.place if given else "default"
+        rows.append({"name": setting.name, "value": value, "source": source})
+    return rows
 
 
 def read_file(path: Path) -> tuple[dict[str, Given], list[Problem]]:

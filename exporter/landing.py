@@ -30,6 +30,7 @@ PATHS = {
     "/instances": "every instance with its last outcome, conditions and models, as JSON; "
     "?status=unhealthy&condition=on_cpu&node=…&model=… filters",
     "/runbooks/": "what to do when an alert fires",
+    "/config": "settings in force and where each was set, as JSON",
     "/-/healthy": "200 while the process runs",
     "/-/ready": "200 once every inventory was read and every instance polled",
 }
@@ -73,7 +74,7 @@ class Landing:
         self._poller = poller
         self._sources = sources
         self._clock = clock
-        self._prometheus_url = prometheus_url
+        self.prometheus_url = prometheus_url
         self._paths = paths
         self._started_at_s = clock.monotonic_s()
         self._scraped_at_s: float | None = None
@@ -138,7 +139,7 @@ class Landing:
         yield "poll.interval", duration_text(config.poll_interval_s)
         yield "inventory.refresh-interval", duration_text(config.inventory_refresh_s)
         yield "canary.period", duration_text(config.canary_period_s)
-        yield "ui.prometheus-url", self._prometheus_url or "none"
+        yield "ui.prometheus-url", self.prometheus_url or "none"
 
     def _next_steps(self, scheme: str, host: str, n: int) -> Iterator[Step]:
         """Yield what has not been done yet, as far as the exporter can know."""
@@ -155,7 +156,7 @@ class Landing:
                 "instance generates a few tokens now and then.",
                 "ollama-fleet exporter --canary.period 5m …",
             )
-        if not self._prometheus_url:
+        if not self.prometheus_url:
             yield Step(
                 "Show the alerts on /fleet.",
                 "ollama-fleet exporter --ui.prometheus-url http://127.0.0.1:9090 …",

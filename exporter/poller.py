@@ -81,6 +81,8 @@ class Poller:
         """When the last whole cycle ended; before the first, when we began."""
         self.has_seen_all = asyncio.Event()
         """Set once the first whole cycle has ended; before that, aggregates would mislead."""
+        self.ticked_s: float | None = None
+        """When polls were last started, on the monotonic clock; None before the first time."""
         metrics.open_connections.set_function(self._n_open)
 
     def __repr__(self) -> str:
@@ -134,7 +136,8 @@ class Poller:
         while True:
             await self._clock.sleep(wheel.starts_at_s(tick) - offset_s - self._clock.monotonic_s())
             self._count_polls()
-            now_s = self._clock.monotonic_s() + offset_s
+            self.ticked_s = self._clock.monotonic_s()
+            now_s = self.ticked_s + offset_s
             # After a long stall only one interval is made up for: each instance is due once.
             if tick < (resumed := wheel.tick_at(now_s) - wheel.n_slots + 1):
                 if tick < cycle.first_tick + wheel.n_slots:
@@ -146,6 +149,19 @@ class Poller:
                 cycle.lateness_s = max(cycle.lateness_s, now_s - wheel.starts_at_s(tick))
                 await self._start_due(tick, cycle)
                 tick += 1
+
+    async def retake(self, interval_s: float) -> None:
+        """Take over changed options; `run` has to be started again for another interval."""
+        self._departed.kept_s = self._options.starting_timeout_s
+        if interval_s != self._wheel.interval_s:
+            self._wheel = Wheel(interval_s)
+        for n, scrape_target in enumerate(tuple(self._scrape_targets.values())):
+            if self._is_current(scrape_target):
+                self._wheel.add(scrape_target.target.id, scrape_target)
+                if self.canary_wheel is None:
+                    scrape_target.take_canary(None)
+                scrape_target.relabel(scrape_target.target)
+            await _pause_now_and_then(n)
 
     async def close(self) -> None:
         """Stop all polls and close all connections."""

@@ -101,10 +101,10 @@ class Publisher:
         self._metrics = metrics
         self._clock = clock
         self._shard = shard
-        self._per_instance = per_instance
+        self.per_instance = per_instance
         """None: as the size of the fleet allows."""
-        self._grace_period_s = grace_period_s
-        self._hardware_label = hardware_label
+        self.grace_period_s = grace_period_s
+        self.hardware_label = hardware_label
         self._announced: dict[str, bool] = {}
         """Whether each kind of series was published when that was last logged."""
         self.rendered_scrape: RenderedScrape | None = None
@@ -158,8 +158,8 @@ class Publisher:
         return is_fresh
 
     def _publishes_instances(self, n_instances: int) -> bool:
-        if self._per_instance is not None:
-            return self._per_instance
+        if self.per_instance is not None:
+            return self.per_instance
         is_small = n_instances <= AUTO_MAX_INSTANCES
         helps = f"more than {AUTO_MAX_INSTANCES:,}; to publish them: --metrics.per-instance true"
         self._announce("instance series", is_small, f"{n_instances:,} instances are {helps}")
@@ -180,8 +180,8 @@ class Publisher:
         """Aggregate and render the instances in steps of about a millisecond."""
         aggregation = Aggregation(
             now_s=now_s,
-            hardware_label=self._hardware_label,
-            grace_period_s=self._grace_period_s,
+            hardware_label=self.hardware_label,
+            grace_period_s=self.grace_period_s,
         )
         rendered: list[Chunk] = []
         per_instance = self._publishes_instances(len(rows))

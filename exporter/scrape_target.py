@@ -35,9 +35,9 @@ ALWAYS_DUE_S = float("-inf")
 """Before any moment of the monotonic clock."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PollOptions:
-    """How every instance is polled. Times are in seconds."""
+    """How every instance is polled; a reload changes it in place. Times are in seconds."""
 
     health_timeout_s: float
     metrics_timeout_s: float
@@ -203,8 +203,8 @@ class ScrapeTarget:
             model = keep_alive.chosen(values.loaded, self._counters.model)
             self.stay = keep_alive.watch(self.stay, model, at_s + self.clock_offset_s)
 
-    def take_canary(self, state: CanaryState) -> None:
-        """Take over the state after a canary."""
+    def take_canary(self, state: CanaryState | None) -> None:
+        """Take over the state after a canary; None where no more are sent."""
         self._canary = state
         self._show_again()
 

@@ -55,7 +55,8 @@ class SelfMetrics:
         build.labels(VERSION, revision(), platform.python_version()).set(1)
         self._gauge(catalogue.EXPORTER_SHARD_INFO).labels(shard.index).set(1)
         self._gauge(catalogue.EXPORTER_SHARDS).set(shard.count)
-        self._gauge(catalogue.EXPORTER_POLL_INTERVAL).set(poll_interval_s)
+        self.poll_interval_s = self._gauge(catalogue.EXPORTER_POLL_INTERVAL)
+        self.poll_interval_s.set(poll_interval_s)
         self.polls = self._counter(catalogue.EXPORTER_POLLS)
         errors = self._counter(catalogue.EXPORTER_POLL_ERRORS)
         self.poll_errors: dict[tuple[Request, Outcome], Counter] = {
@@ -81,7 +82,9 @@ class SelfMetrics:
         self._source_is_good = self._gauge(catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL)
 
     def set_sources(self, states: Iterable[SourceState]) -> None:
-        """Publish how reading each inventory source went."""
+        """Publish how reading each inventory source went; forget other sources."""
+        for gauge in (self._source_instances, self._source_success, self._source_is_good):
+            gauge.clear()
         for state in states:
             self._source_instances.labels(state.source).set(state.n_instances)
             self._source_success.labels(state.source).set(state.last_success_s)

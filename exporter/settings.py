@@ -32,6 +32,8 @@ class Setting:
     parse: Callable[[str], Any]
     metavar: str
     is_repeatable: bool = False
+    needs_restart: bool = False
+    """Whether a running exporter cannot take over another value."""
 
     @property
     def option(self) -> str:
@@ -221,6 +223,7 @@ SETTINGS = (
         "Maximum size of one response body of an instance.",
         count,
         "N",
+        needs_restart=True,
     ),
     Setting(
         "poll.identify-interval",
@@ -270,6 +273,7 @@ SETTINGS = (
         "Do not verify certificates of HTTPS instances.",
         switch,
         "true|false",
+        needs_restart=True,
     ),
     Setting(
         "canary.period",
@@ -316,6 +320,7 @@ SETTINGS = (
         "Poll only this part of the fleet: shard I of N, counted from 0, chosen by instance id.",
         Shard.parse,
         "I/N",
+        needs_restart=True,
     ),
     Setting(
         "metrics.per-instance",
@@ -340,6 +345,7 @@ SETTINGS = (
         "Unit of latency_p99 in /api/metrics of `fleet` instances.",
         one_of("seconds", "milliseconds"),
         "seconds|milliseconds",
+        needs_restart=True,
     ),
     Setting(
         "metrics.max-tokens-per-second",
@@ -355,6 +361,7 @@ SETTINGS = (
         "Address of the web server. :11440 listens on every interface, port 0 takes a free port.",
         address,
         "HOST:PORT",
+        needs_restart=True,
     ),
     Setting(
         "web.config.file",
@@ -362,6 +369,16 @@ SETTINGS = (
         "File with certificates, users and headers, in the format of Prometheus' exporter-toolkit.",
         str,
         "FILE",
+        needs_restart=True,
+    ),
+    Setting(
+        "web.token-file",
+        "",
+        "File with tokens that may POST /-/reload, one per line; created with one token if "
+        "missing. Not needed where web.config.file asks clients for passwords or certificates.",
+        str,
+        "FILE",
+        needs_restart=True,
     ),
     Setting(
         "web.allowed-hosts",
@@ -379,6 +396,7 @@ SETTINGS = (
         "Timeout for a client to read a response; then the connection is closed.",
         parse_positive_duration_s,
         "DURATION",
+        needs_restart=True,
     ),
     Setting(
         "web.max-connections",
@@ -387,6 +405,7 @@ SETTINGS = (
         "quarter of the limit of open files.",
         count,
         "N",
+        needs_restart=True,
     ),
     Setting(
         "ui.healthy-instances",

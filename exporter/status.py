@@ -60,7 +60,7 @@ class Departed:
     """
 
     def __init__(self, kept_s: float) -> None:
-        self._kept_s = kept_s
+        self.kept_s = kept_s
         self._left: dict[str, tuple[float, StatusHistory]] = {}
         """When each left, the first one first."""
 
@@ -74,10 +74,10 @@ class Departed:
     def recall(self, instance_id: str, now_s: float) -> StatusHistory | None:
         """Return the history of one that is back in time; None for any other."""
         left = self._left.pop(instance_id, None)
-        return left[1] if left and is_within(left[0], now_s, self._kept_s) else None
+        return left[1] if left and is_within(left[0], now_s, self.kept_s) else None
 
     def _is_over(self, left_s: float, now_s: float) -> bool:
-        return len(self._left) > MAX_DEPARTED or not is_within(left_s, now_s, self._kept_s)
+        return len(self._left) > MAX_DEPARTED or not is_within(left_s, now_s, self.kept_s)
 
 
 def is_within(since_s: float | None, now_s: float, span_s: float) -> bool:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from exporter.instances import Filter
     from exporter.inventory import SourceState
     from exporter.landing import Landing
+    from exporter.operations import Operations
     from exporter.poller import Poller
     from exporter.publisher import Publisher
     from exporter.responses import ResponseSender
@@ -85,7 +86,9 @@ class Web:
         guard: Guard | None = None,
         allowed_hosts: Sequence[str] = (),
         max_connections: int,
+        operations: Operations | None = None,
     ) -> None:
+        self._operations = operations
         self._fleet_ui = fleet_ui
         self._poller = poller
         self._publisher = publisher
@@ -98,7 +101,7 @@ class Web:
         self._landing = landing
         self._runbooks = runbooks
         self._guard = guard
-        self._allowed_hosts = allowed_hosts
+        self._host_check = HostCheck(allowed_hosts)
         self._limits = Limits(
             max_connections, on_closed=metrics.connections_closed.inc, spared_s=UNHURRIED_S
         )
@@ -119,8 +122,9 @@ class Web:
                 web.get("/-/ready", self._ready),
             ]
         )
-        for pages in (self._landing, self._runbooks, self._fleet_ui):
-            pages.add_to(app)
+        for pages in (self._landing, self._runbooks, self._fleet_ui, self._operations):
+            if pages is not None:
+                pages.add_to(app)
         self._protect(app, host)
         try:
             return await self._listen(app, host, port)
@@ -129,6 +133,10 @@ class Web:
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             what = f"cannot listen on {where}: {_reason(error)}"
             raise ExporterError(f"{what}; choose another --web.listen-address") from error
+
+    def allow(self, hosts: Sequence[str]) -> None:
+        """Take requests to these further host names from now on."""
+        self._host_check.allow(hosts)
 
     async def _listen(self, app: web.Application, host: str, port: int) -> int:
         sockets = bind(host, port)
@@ -148,8 +156,9 @@ class Web:
         return bound
 
     def _protect(self, app: web.Application, listening_host: str) -> None:
+        self._host_check.listen_at(listening_host)
         refused, guard = self._metrics.requests_refused, self._guard
-        HostCheck([listening_host.lower(), *self._allowed_hosts]).protect(
+        self._host_check.protect(
             app,
             is_needed=lambda: guard is None or not guard.is_closed,
             on_refusal=refused[Refusal.HOST].inc,
@@ -262,8 +271,18 @@ class HostCheck:
     """Takes requests to addresses, to local names and to those that are allowed."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
-        self._allowed = {socket.gethostname().lower(), *allowed}
+        self._always = {socket.gethostname().lower()}
         self._logged: set[str] = set()
+        self.allow(allowed)
+
+    def allow(self, names: Iterable[str]) -> None:
+        """Take requests to these names, and to those that always work, and no others."""
+        self._allowed = {*self._always, *names}
+
+    def listen_at(self, host: str) -> None:
+        """Take requests to the name that we listen at, always."""
+        self._always.add(host.lower())
+        self._allowed.add(host.lower())
 
     def protect(
         self,

@@ -103,16 +103,36 @@ class Guard:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._config = LastGood(str(path), path, read=lambda last: _config(path, last))
         self._passwords = _Passwords()
         self._on_busy: Callable[[], object] = bool
-        tls = self._config.value().tls
+        self._tls = tls = self._config.value().tls
         self.context = None if tls is None else _rotating_context(tls)
 
     @property
     def is_closed(self) -> bool:
         """Return whether another site in a browser lacks the certificate or the password."""
         return self.context is not None or bool(self._config.value().users)
+
+    @property
+    def knows_clients(self) -> bool:
+        """Return whether every client has shown a password or a certificate."""
+        is_verified = self.context is not None and self.context.verify_mode is ssl.CERT_REQUIRED
+        return is_verified or bool(self._config.value().users)
+
+    def check(self) -> None:
+        """Read the web configuration as it is now.
+
+        Raises:
+            InputError: It is bad, or changed where that needs a restart.
+        """
+        config = _config(self._path, self._config.value())
+        if config.tls != self._tls:
+            place = f"{self._path}: {TLS_SECTION}"
+            raise InputError(str(self._path), [Problem(place, "needs a restart")])
+        if config.tls is not None:
+            _context(config.tls)
 
     def protect(self, app: web.Application, *, on_busy: Callable[[], object]) -> None:
         """Let the application answer only whom it may; this goes for every path."""

@@ -17,5 +17,8 @@ if sys.path[:1] != [str(PARTS_FOLDER)]:
 def main() -> None:
     """Run the command, whose imports other users of this package do without."""
     from ollama_fleet.cli import main as command
+    from ollama_fleet.signals import hold_hangup
 
+    if sys.argv[1:2] == ["exporter"] or sys.argv[1:3] == ["provisioner", "run"]:
+        hold_hangup()  # before the imports of these servers, which take a while
     command(prog_name="ollama-fleet")

@@ -1,16 +1,20 @@
-"""Ignore SIGHUP, which would end a server, and say so in its log."""
+"""Have SIGHUP reload a server, and end it at no time."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
+from collections.abc import Callable
 
-IGNORED = "signal=SIGHUP ignored: restart to read changed settings"
-
-log = logging.getLogger(__name__)
+HANGUP = {signal.SIGHUP}
 
 
-def ignore_hangup() -> None:
-    """Have the running loop log SIGHUP, which would end the process."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, log.warning, IGNORED)
+def hold_hangup() -> None:
+    """Let SIGHUP wait until `on_hangup`: while a server starts, it would end the process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANGUP)
+
+
+def on_hangup(act: Callable[[], object]) -> None:
+    """Have the running loop call `act` at each SIGHUP, and at one that waits."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, act)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)

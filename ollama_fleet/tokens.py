@@ -60,7 +60,7 @@ class Tokens:
         Raises:
             TokenFileError: The file has changed and cannot be read.
         """
-        self._refresh()
+        self.refresh()
         scheme, _, credentials = authorization.partition(" ")
         # Bytes that are not UTF-8 come as lone surrogates.
         given = credentials.strip().encode(errors="surrogatepass")
@@ -71,7 +71,12 @@ class Tokens:
                 found = name
         return found if scheme.lower() == "bearer" else None
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Read the file again if it has changed.
+
+        Raises:
+            TokenFileError: It cannot be read, or holds no token; the tokens stay.
+        """
         stamp = self._present_stamp()
         if stamp != self._stamp:
             self._name_by_token = _read(self.path, self.option)

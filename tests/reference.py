@@ -145,7 +145,15 @@ def _settings() -> Iterator[str]:
     yield from ("## ollama-fleet exporter", "")
     yield from _table(
         ("option and key", "environment variable", "default", "meaning"),
-        ([_code(s.name), _code(s.variable), _code(s.default), s.help] for s in SETTINGS),
+        (
+            [
+                _code(s.name),
+                _code(s.variable),
+                _code(s.default),
+                f"{s.help}{' Needs a restart.' if s.needs_restart else ''}",
+            ]
+            for s in SETTINGS
+        ),
     )
     yield from ("## ollama-fleet provisioner run", "")
     yield from _table(

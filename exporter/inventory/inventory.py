@@ -124,6 +124,11 @@ class SourceListing:
         is_foreseen = isinstance(error, SourceError)
         return Problem(self.source.name, str(error) if is_foreseen else _bug(error))
 
+    def inherit(self, before: SourceListing) -> None:
+        """Continue with what was known of the same source."""
+        self.active, self.was_active = before.active, before.was_active
+        self._last_success_s, self._logged = before._last_success_s, before._logged
+
     def activate(self) -> None:
         """Activate the new list."""
         if self.new is not None:
@@ -199,11 +204,21 @@ class Inventory:
         """Return how each source is doing, in the order in which they were given."""
         return tuple(listing.state for listing in self._listings)
 
-    async def load(self) -> None:
-        """Read all sources for the first time.
+    def successor(self, sources: Sequence[Source]) -> Inventory:
+        """Return an inventory of these sources, to be loaded, which keeps the lists it knows."""
+        heir = Inventory(sources, shard=self._shard, clock=self._clock)
+        heir._targets, heir._counted_twice = self._targets, self._counted_twice
+        known = {listing.source.name: listing for listing in self._listings}
+        for listing in heir._listings:
+            if before := known.get(listing.source.name):
+                listing.inherit(before)
+        return heir
 
-        A URL that cannot be read leaves its part empty, with a line in the log: the exporter has
-        to start while the provisioner is down.
+    async def load(self) -> Change:
+        """Read all sources for the first time; return what differs from the predecessor.
+
+        A URL that cannot be read leaves its part as it was, or empty, with a line in the log: the
+        exporter has to start while the provisioner is down.
 
         Raises:
             InputError: Every problem of every source: files that are missing, entries that are
@@ -211,10 +226,11 @@ class Inventory:
         """
         async with self._one_at_a_time:
             await self._read()
-            await self._apply_new()
+            change = await self._apply_new(is_first=True)
             if problems := self._problems_at_start():
                 raise InputError("inventory", problems)
             self._finish_round()
+            return change
 
     async def refresh(self) -> Change:
         """Read all sources again and return what has changed; false when nothing has."""
@@ -234,9 +250,9 @@ class Inventory:
             for listing in self._listings:
                 group.create_task(listing.read())
 
-    async def _apply_new(self) -> Change:
+    async def _apply_new(self, *, is_first: bool = False) -> Change:
         """Activate the new lists that do not conflict."""
-        if not any(listing.has_new for listing in self._listings):
+        if not is_first and not any(listing.has_new for listing in self._listings):
             return NO_CHANGE
         active = [listing.active for listing in self._listings]
         new = {i: item.new for i, item in enumerate(self._listings) if item.new is not None}

@@ -79,7 +79,7 @@ class Prometheus:
     def __init__(self, url: str, clock: Clock, *, refresh_s: float) -> None:
         self._client = PrometheusClient(url, timeout_s=TIMEOUT_S)
         self._clock = clock
-        self._refresh_s = refresh_s
+        self.refresh_s = refresh_s
         self._answer = Answer("Prometheus has not been asked yet")
         self._asked_at_s = -math.inf
         self._answered_at_s = -math.inf
@@ -95,10 +95,10 @@ class Prometheus:
         An answer from before a long pause is dropped.
         """
         now_s = self._clock.monotonic_s()
-        if now_s - self._answered_at_s > KEPT_S + self._refresh_s:
+        if now_s - self._answered_at_s > KEPT_S + self.refresh_s:
             self._answer = Answer(self._answer.error or "Prometheus is being asked again")
         is_asking = self._asking is not None and not self._asking.done()
-        if not is_asking and now_s - self._asked_at_s >= self._refresh_s:
+        if not is_asking and now_s - self._asked_at_s >= self.refresh_s:
             self._asked_at_s = now_s
             self._asking = asyncio.create_task(self._ask())
         return self._answer

@@ -62,7 +62,7 @@ class Revisions:
     def __init__(self, build: BuildView, clock: Clock, *, refresh_s: float) -> None:
         self._build = build
         self._clock = clock
-        self._refresh_s = refresh_s
+        self.refresh_s = refresh_s
         self._kept: deque[Revision] = deque(maxlen=KEPT)
         self._number = 0
         self._asked_for: dict[Value, int] = {}
@@ -99,7 +99,7 @@ class Revisions:
             await asyncio.gather(self._making, return_exceptions=True)
 
     def _is_fresh(self, revision: Revision) -> bool:
-        return self._clock.monotonic_s() - revision.made_at_s < self._refresh_s
+        return self._clock.monotonic_s() - revision.made_at_s < self.refresh_s
 
     async def _made(self) -> Revision:
         """Return the next revision, which is made once for all who wait."""
@@ -139,7 +139,7 @@ class ViewBuilder:
         self._clock = clock
         self._process = f"{round(1000 * clock.unix_s()):x}"
         self._numbers = count(1)
-        self._poll_interval_s = poll_interval_s
+        self.poll_interval_s = poll_interval_s
         self._named_at_s = -math.inf
 
     async def build(self, before: Layout | None, wanted: frozenset[Value]) -> FleetView:
@@ -163,7 +163,7 @@ class ViewBuilder:
         in the first one, in which the models become known.
         """
         age_s = self._clock.monotonic_s() - self._named_at_s
-        return self._poller.has_seen_all.is_set() and age_s < self._poll_interval_s
+        return self._poller.has_seen_all.is_set() and age_s < self.poll_interval_s
 
     def _new_name(self) -> str:
         self._named_at_s = self._clock.monotonic_s()

@@ -274,9 +274,9 @@ class Summary(msgspec.Struct, frozen=True):
     version: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UiConfig:
-    """What stays the same as long as the exporter runs."""
+    """What the settings say; a reload changes it in place."""
 
     limits: Limits
     shard: Shard
@@ -305,13 +305,13 @@ class Summariser:
         self._poller = poller
         self._metrics = metrics
         self._sources = sources
-        self._prometheus = prometheus
+        self.prometheus = prometheus
         self._clock = clock
 
     def summary(self, fleet_view: FleetView) -> Summary:
         """Return the summary of a sight; ages are as of now."""
         ui_config = self._ui_config
-        answer = None if self._prometheus is None else self._prometheus.latest()
+        answer = None if self.prometheus is None else self.prometheus.latest()
         totals, p99s_s = fleet_view.totals, fleet_view.p99s_s
         judged, source = self._judged(fleet_view, answer)
         return Summary(

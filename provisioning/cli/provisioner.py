@@ -16,7 +16,7 @@ import msgspec
 
 from ollama_fleet import logs
 from ollama_fleet.clock import SystemClock
-from ollama_fleet.signals import ignore_hangup
+from ollama_fleet.signals import on_hangup
 from ollama_fleet.tables import count_text, table
 from ollama_fleet.tokens import TokenFileError
 from provisioning.api.routes import MAX_COUNT, NodeDocument, OrphanDocument
@@ -159,7 +159,7 @@ async def _until_stopped(settings: Settings) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    ignore_hangup()
+    on_hangup(bool)
     async with running(settings) as url:
         log.info("API listens url=%s", url)
         await stopped.wait()

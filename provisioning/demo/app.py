@@ -14,7 +14,6 @@ import aiohttp
 import click
 
 from ollama_fleet.prometheus import PrometheusError
-from ollama_fleet.signals import IGNORED
 from ollama_fleet.tables import count_text
 from provisioning.demo import observers, ports, processes, provisioner, report, rundir
 from provisioning.demo.errors import DemoError
@@ -73,7 +72,7 @@ def _hang_up(staged: asyncio.Task[None], had_terminal: bool) -> None:
     if had_terminal and not _has_terminal():
         staged.cancel()
     else:
-        say(IGNORED)
+        say("signal=SIGHUP ignored: `up` reads its settings when it starts")
 
 
 def _has_terminal() -> bool:

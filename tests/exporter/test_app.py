@@ -17,10 +17,11 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter import app, catalogue
-from exporter.app import RESERVE, Exporter, check, raise_limit
+from exporter import app, catalogue, descriptors
+from exporter.app import Exporter, check
 from exporter.catalogue import Series
 from exporter.config import Config, Given, build
+from exporter.descriptors import RESERVE, raise_limit
 from exporter.errors import ExporterError, SourceError
 from tests.exporter.fetching import fetch
 from tests.exporter.servers import Handler, answering, hanging, saying, serving
@@ -460,7 +461,8 @@ async def test_a_fleet_larger_than_the_limit_is_warned_about_and_still_polled(
             await pages.until_statuses(dict.fromkeys([*names, "another"], "healthy"))
 
     warnings = [record.message for record in caplog.records if "open files" in record.message]
-    assert [app.descriptor_shortage(n_instances, RESERVED + n_room, n_others=20)] == warnings
+    shortage = descriptors.descriptor_shortage(n_instances, RESERVED + n_room, n_others=20)
+    assert [shortage] == warnings
     # The server sees a connection end a moment after the exporter closed it.
     assert 0 < n_open_most <= 2 * n_room
 
@@ -476,7 +478,7 @@ async def test_canaries_have_their_share_of_the_open_files(
         pass
 
     warnings = [record.message for record in caplog.records if "open files" in record.message]
-    assert [app.descriptor_shortage(2, limit, n_others=20 + 110)] == warnings
+    assert [descriptors.descriptor_shortage(2, limit, n_others=20 + 110)] == warnings
 
 
 async def test_a_fleet_that_grows_beyond_the_limit_is_warned_about_then(
@@ -494,7 +496,7 @@ async def test_a_fleet_that_grows_beyond_the_limit_is_warned_about_then(
         fleet.write_list("a", "b", "c", port=port)
         await pages.until_statuses({"a": "healthy", "b": "healthy", "c": "healthy"})
 
-    assert app.descriptor_shortage(3, RESERVED + 2, n_others=20) in caplog.text
+    assert descriptors.descriptor_shortage(3, RESERVED + 2, n_others=20) in caplog.text
 
 
 @pytest.fixture
@@ -529,11 +531,11 @@ def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
 def test_a_fleet_that_does_not_fit_shares_the_room_there_is(
     n_instances: int, limit: int, expected: int | None
 ) -> None:
-    assert expected == app.instance_connections(n_instances, limit, n_others=9)
+    assert expected == descriptors.instance_connections(n_instances, limit, n_others=9)
 
 
 def test_the_warning_says_which_limit_and_what_helps() -> None:
-    text = app.descriptor_shortage(10_000, 1024, n_others=200)
+    text = descriptors.descriptor_shortage(10_000, 1024, n_others=200)
 
     assert "10,000 instances" in text
     assert "limit of 1,024" in text

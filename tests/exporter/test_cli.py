@@ -302,14 +302,69 @@ async def test_it_stops_at_once_while_instances_hang(
     assert "Traceback" not in running.log
 
 
-async def test_a_hangup_is_logged_and_ignored(inventory: Path) -> None:
-    async with started("--inventory", inventory, *ANYWHERE) as running:
-        port = await running.port()
-        running.send(signal.SIGHUP)
-        await running.until_logged("signal=SIGHUP ignored")
+HUNG_UP_AT_ONCE = """
+import os, signal
+from ollama_fleet import main, signals
+hold = signals.hold_hangup
+def hold_and_hang_up():
+    hold()
+    os.kill(os.getpid(), signal.SIGHUP)
+signals.hold_hangup = hold_and_hang_up
+main()
+"""
 
-        assert 200 == (await fetch(port, "/-/healthy")).status
+
+async def test_a_hangup_reads_the_file_again_and_ends_the_exporter_at_no_time(
+    inventory: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "exporter.yml"
+    file.write_text(f"inventory: {inventory}\n")
+    program = ("-c", HUNG_UP_AT_ONCE)
+    async with started("--config.file", file, *ANYWHERE, program=program) as running:
+        port = await running.port()
+        await running.until_logged("reloaded settings=none instances=2 added=0")
+
+        file.write_text(f"inventory: {inventory}\npoll.interval: 20s\nlog.level: debug\n")
+        running.send(signal.SIGHUP)
+        await running.until_logged("reloaded settings=poll.interval,log.level instances=2")
+
+        file.write_text("poll.intervall: 30s\nshard: 3/2\n")
+        running.send(signal.SIGHUP)
+        await running.until_logged("reload refused.*unknown key.*shard 3/2 does not exist.*\n")
+        assert {"value": "20s", "name": "poll.interval", "source": f"{file}:2: poll.interval"} in (
+            await fetch(port, "/config")
+        ).json["settings"]
         assert 0 == (await running.stop())[0]
+
+
+async def test_systemd_hears_of_start_reload_polls_and_stop(
+    inventory: Path, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+
+        async def heard() -> str:
+            receiving = asyncio.get_running_loop().sock_recv(manager, 1000)
+            return (await asyncio.wait_for(receiving, 90.0)).decode()
+
+        variables = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
+        async with started("--inventory", inventory, *ANYWHERE, **variables) as running:
+            first = {await heard() for _ in range(2)}
+            assert {"READY=1", "WATCHDOG=1"} == first
+            sent_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+            running.send(signal.SIGHUP)
+            states = [await heard()]
+            while "READY=1" != states[-1]:
+                states.append(await heard())
+            reloading = [state for state in states if "RELOADING=1" in state]
+            assert int(reloading[0].removeprefix("RELOADING=1\nMONOTONIC_USEC=")) >= sent_us
+            while "WATCHDOG=1" != await heard():
+                continue
+            running.send(signal.SIGTERM)
+            while "STOPPING=1" != await heard():
+                continue
+            assert 0 == (await running.end())[0]
 
 
 LOST_IN_A_THREAD = """

@@ -12,12 +12,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter import instances
+from exporter.config import Given, build
 from exporter.counters import Delta
 from exporter.errors import ExporterError
 from exporter.exposition import Format
@@ -25,6 +27,7 @@ from exporter.instances import Filter
 from exporter.inventory import SourceState
 from exporter.landing import DOCS, PATHS, Landing
 from exporter.model import State, Target
+from exporter.operations import Operations
 from exporter.publisher import RenderedScrape
 from exporter.responses import MAX_OWN_BYTES, MAX_RESPONSES, ResponseSender
 from exporter.runbooks import Runbooks
@@ -99,6 +102,7 @@ def web_of(
     max_connections: int = 200,
     **settings: Any,
 ) -> Web:
+    operations = Operations(AsyncMock(), lambda: build({"inventory": Given(("a.yml",), "")}))
     page = fleet_ui(polled.poller, polled.fleet_counters, polled.metrics)
     clock = SystemClock()
     sender, scrape_sender = [
@@ -124,6 +128,7 @@ def web_of(
         ),
         runbooks=Runbooks(),
         max_connections=max_connections,
+        operations=operations,
         **settings,
     )
 
