@@ -145,7 +145,8 @@ SETTINGS = (
         "",
         "List of instances: a YAML or JSON file (file_sd format works), or a URL such as the "
         "provisioner's /instances (http_sd format works). 'URL|URL' names replicas: if one does "
-        "not answer, the next is asked. Repeatable.",
+        "not answer, the next is asked. k8s://, consul://, dns+srv:// and dns+a:// ask a service "
+        "discovery; see docs/inventory.md. Repeatable.",
         str,
         "FILE_OR_URL",
         is_repeatable=True,
@@ -160,7 +161,8 @@ SETTINGS = (
     Setting(
         "inventory.timeout",
         "10s",
-        "Timeout to read an inventory from a URL; the URLs of 'URL|URL' share it.",
+        "Timeout to read an inventory from a URL; the URLs of 'URL|URL' and all pages of "
+        "Kubernetes share it.",
         parse_positive_duration_s,
         "DURATION",
     ),
@@ -183,7 +185,7 @@ SETTINGS = (
     Setting(
         "inventory.token-file",
         "",
-        "File with the bearer token for inventory URLs.",
+        "File with the bearer token for inventory URLs, http(s):// and consul://.",
         str,
         "FILE",
     ),

@@ -22,6 +22,7 @@ from exporter.catalogue import BOUNDARIES_S
 from exporter.config import build, read_file
 from exporter.engines import ENGINES
 from exporter.inventory import Inventory, sources_for
+from exporter.inventory.kubernetes import parse_query
 from exporter.inventory.sources import urls_of
 from exporter.landing import PATHS
 from exporter.model import Outcome, Target
@@ -217,6 +218,20 @@ async def test_the_example_of_an_inventory_is_read(tmp_path: Path) -> None:
     await inventory.close()
 
     assert ["llm-0001", "llm-0002"] == [target.id for target in inventory.targets]
+
+
+def test_the_service_discoveries_and_the_rights_they_need_are_as_shown() -> None:
+    shown = TEXT_BY_PATH[DOCS / "inventory.md"]
+    urls = re.findall(r"^\| `(\S+://\S+)`", shown, flags=re.MULTILINE)
+    (manifest,) = [text for text in YAML if "kind: Role\n" in text]
+    (rules,) = [one["rules"] for one in yaml.safe_load_all(manifest) if one["kind"] == "Role"]
+    granted = {(rule["apiGroups"][0], *rule["resources"]) for rule in rules}
+
+    assert urls == [source.name for source in sources_for(urls)]
+    assert {"k8s", "consul", "dns+srv", "dns+a"} == {url.split(":")[0] for url in urls}
+    paths = [parse_query(url).path.split("/") for url in urls if url.startswith("k8s")]
+    assert {(path[2] if path[1] == "apis" else "", path[-1]) for path in paths} == granted
+    assert all(["list"] == rule["verbs"] for rule in rules)
 
 
 def test_prometheus_accepts_the_scrape_configurations(

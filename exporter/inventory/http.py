@@ -64,7 +64,7 @@ class HttpReader:
             async with session.get(url, headers=headers, allow_redirects=False) as response:
                 return Reply(response.status, response.headers, await self._body(response))
         except TimeoutError as error:
-            raise SourceError(too_slow(self._settings)) from error
+            raise SourceError(too_slow(self._settings.timeout_s)) from error
         except aiohttp.ClientConnectorError as error:
             await self.close()  # the next session reads the certificates again
             raise SourceError(_connect_message(error)) from error
@@ -132,9 +132,9 @@ class HttpReader:
             ) from error
 
 
-def too_slow(settings: SourceSettings) -> str:
+def too_slow(timeout_s: float) -> str:
     """Return the words for a server that does not answer in time."""
-    return f"sent no complete answer within {settings.timeout_s:g} s (the timeout)"
+    return f"sent no complete answer within {timeout_s:g} s (the timeout)"
 
 
 def _connect_message(error: aiohttp.ClientConnectorError) -> str:

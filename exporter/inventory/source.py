@@ -56,6 +56,8 @@ class SourceSettings:
     """Holds a bearer token, sent to this source only; read each time, so it may be rotated."""
     ca_file: Path | None = None
     """Certificates (PEM) to verify the server by, in place of the system's."""
+    service_account: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+    """Where Kubernetes mounts the token and the certificates for its own API."""
 
 
 def digest(body: bytes) -> bytes:
@@ -74,7 +76,7 @@ def public_names(texts: Iterable[str]) -> list[str]:
     n_by_name: Counter[str] = Counter()
     names: list[str] = []
     for text in texts:
-        name = QUERY.sub("?***", text) if "://" in text else text
+        name = QUERY.sub("?***", text) if "http" in text[:4].lower() else text
         n_by_name[name] += 1
         names.append(name if n_by_name[name] == 1 else f"{name} ({n_by_name[name]})")
     return names

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from exporter.errors import InputError
 from exporter.inventory.checks import shown
+from exporter.inventory.consul import ConsulDiscovery
+from exporter.inventory.discovery import Discovery, DiscoverySource
+from exporter.inventory.dns import DnsDiscovery
 from exporter.inventory.files import FileSource
 from exporter.inventory.http import AlternativesSource, HttpSource
+from exporter.inventory.kubernetes import KubernetesDiscovery
 from exporter.inventory.source import Source, SourceSettings, public_names
 from ollama_fleet.clock import Clock, SystemClock
 from ollama_fleet.problems import Problem
@@ -18,7 +22,17 @@ SEPARATOR = "|"
 """Stands between URLs that say the same."""
 DEFAULTS = SourceSettings()
 EXAMPLE_URL = "http://127.0.0.1:8080/instances"
-NEITHER = "must be a path or begin with http:// or https://"
+DISCOVERIES: Mapping[str, Callable[[str, str, SourceSettings], Discovery]] = {
+    "k8s": KubernetesDiscovery,
+    "consul": ConsulDiscovery,
+    "consul+https": ConsulDiscovery,
+    "dns+srv": DnsDiscovery,
+    "dns+a": DnsDiscovery,
+    "dns+aaaa": DnsDiscovery,
+}
+NEITHER = "must be a path or begin with http:// or https://, or with " + ", ".join(
+    f"{scheme}://" for scheme in DISCOVERIES
+)
 
 
 def sources_for(
@@ -36,14 +50,30 @@ def sources_for(
 
 def _source(text: str, name: str, settings: SourceSettings, clock: Clock) -> Source:
     urls = urls_of(text)
+    if (scheme := text.partition("://")[0].lower()) in DISCOVERIES:
+        return _discovery_source(scheme, text, name, settings)
     fault = _fault(urls) if urls else _path_fault(text)
     if fault:
-        raise InputError("inventory", [Problem(f"source {shown(text)}", fault)])
+        raise _refusal(text, fault)
     if len(urls) > 1:
         return AlternativesSource(urls, name, settings)
     if urls:
         return HttpSource(text, name, settings)
     return FileSource(Path(text), settings, clock)
+
+
+def _discovery_source(
+    scheme: str, text: str, name: str, settings: SourceSettings
+) -> DiscoverySource:
+    try:
+        discovery = DISCOVERIES[scheme](text, name, settings)
+    except ValueError as error:
+        raise _refusal(text, str(error)) from error
+    return DiscoverySource(name, discovery, settings.max_body_bytes)
+
+
+def _refusal(text: str, fault: str) -> InputError:
+    return InputError("inventory", [Problem(f"source {shown(text)}", fault)])
 
 
 def urls_of(text: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -23,9 +24,9 @@ class Answer:
 
 @dataclass
 class InventoryServer:
-    """Answers every GET with `answer`; remembers the headers of each request."""
+    """Answers every GET with `answer`, or as that decides; remembers each request's headers."""
 
-    answer: Answer = field(default_factory=Answer)
+    answer: Answer | Callable[[web.Request], Answer] = field(default_factory=Answer)
     requests: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     url: str = ""
@@ -47,9 +48,9 @@ class InventoryServer:
             self._runner = None
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        answer = self.answer
+        answer = self.answer if isinstance(self.answer, Answer) else self.answer(request)
         self.requests.append(dict(request.headers))
-        self.paths.append(request.path)
+        self.paths.append(request.path_qs)
         if answer.hangs_before_s:
             await asyncio.sleep(answer.hangs_before_s)
         headers = dict(answer.headers)

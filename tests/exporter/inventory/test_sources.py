@@ -7,8 +7,6 @@ import gzip
 import logging
 import os
 import socket
-import ssl
-import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -299,29 +297,6 @@ async def test_a_token_file_that_holds_no_token_is_refused_without_showing_it(
     assert f"{token}: must hold one token" in str(caught.value)
     assert "s3cret" not in str(caught.value)
     assert [] == server.requests
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 and its key in one file, signed by itself."""
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    key = path.with_suffix(".key")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", str(key), "-out", str(path)]
-    subprocess.run([*command.split(), *names, *files], check=True, capture_output=True)
-    path.write_bytes(path.read_bytes() + key.read_bytes())
-    return path
-
-
-@pytest.fixture
-async def tls_server(certificate: Path) -> AsyncIterator[InventoryServer]:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-    server = InventoryServer()
-    await server.start(context)
-    yield server
-    await server.stop()
 
 
 async def test_a_server_is_verified_by_default(tls_server: InventoryServer) -> None:
