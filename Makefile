@@ -11,7 +11,7 @@ FETCH := $(BIN)/python -m tests.programs
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check nightly lint bench alerts-live programs docs format lock dist clean
+.PHONY: help demo test check nightly lint bench alerts-live programs docs site format lock dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ programs: ## Fetch the programs that the tests and the demo run beside ours
 docs: ## Write the tables of docs/reference from the code
 	@.ci/venv test
 	@$(BIN)/python -m tests.reference
+
+site: ## Build docs/ as a web site in build/site
+	@.ci/venv test
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: ## Format the code and mend what the linter can mend
 	@.ci/venv test

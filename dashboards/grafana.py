@@ -17,7 +17,7 @@ from dashboards.transport import Answer, Transport
 
 VERSIONS_READ = 10
 PROVISIONED = "Cannot save provisioned dashboard"
-OVERWRITE = "look at it with --dry-run, then give --overwrite"
+OVERWRITE = "look at it with --diff, then give --overwrite"
 HELPS = {
     "version-mismatch": f"somebody saved it meanwhile: {OVERWRITE}",
     "name-exists": "another dashboard of that title is in that folder: rename it, or move it away",

@@ -105,7 +105,7 @@ def decide(document: Document, found: Found | None, *, is_overwriting: bool) -> 
     return Decision(
         State.CONFLICT,
         f"version {found.version} was saved{by}, not by a push; see the differences with "
-        "--dry-run, then give --overwrite to replace it",
+        "--diff, then give --overwrite to replace it",
     )
 
 

@@ -67,7 +67,12 @@ URL_VARIABLE = "OLLAMA_FLEET_GRAFANA_URL"
     is_flag=True,
     help="Replace dashboards that were changed in Grafana.",
 )
-@click.option("--dry-run", "is_dry_run", is_flag=True, help="Write nothing, show the differences.")
+@click.option(
+    "--dry-run", "is_dry_run", is_flag=True, help="Write nothing, say what would be done."
+)
+@click.option(
+    "--diff", "is_diffing", is_flag=True, help="As --dry-run, and show each difference, in JSON."
+)
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object.")
 def push(
     *,
@@ -79,6 +84,7 @@ def push(
     input_dir: Path | None,
     is_overwriting: bool,
     is_dry_run: bool,
+    is_diffing: bool,
     is_json: bool,
 ) -> None:
     """Bring the dashboards into a Grafana: all, or those named by uid or file.
@@ -89,9 +95,11 @@ def push(
     \b
     Examples:
       ollama-fleet dashboards push --url https://grafana.example.org --token-file token --dry-run
+      ollama-fleet dashboards push --url https://grafana.example.org --token-file token --diff
       ollama-fleet dashboards push --url http://127.0.0.1:3000 --token-file token \\
           ollama-fleet-overview
     """  # noqa: D301 - click keeps the lines after a backspace as they are
+    is_dry_run = is_dry_run or is_diffing
     chosen = documents.load(input_dir, wanted)
     with Transport(url, token_of(token_file), ca_file=ca_file) as transport:
         grafana = Grafana(transport)
@@ -102,7 +110,16 @@ def push(
             if is_dry_run
             else pushing.carry_out(grafana, steps, folder_title, is_overwriting=is_overwriting)
         )
-        done = _shown(steps, results, url=url, is_dry_run=is_dry_run, is_json=is_json)
+        if is_json:
+            done = tuple(results)
+            shown = _as_json(steps, done, url=url, is_dry_run=is_dry_run, is_diffing=is_diffing)
+            click.echo(json.dumps(shown, indent=2))
+        else:
+            _print_diffs(steps if is_diffing else ())
+            done = tuple(
+                _printed(result, step, is_dry_run=is_dry_run)
+                for result, step in zip(results, steps, strict=True)
+            )
     if any(result.state not in IS_WELL for result in done):
         raise click.exceptions.Exit(1)
 
@@ -203,40 +220,38 @@ def token_of(file: Path) -> str:
     return token
 
 
-def _shown(
-    steps: Sequence[Step],
-    results: Iterable[Result],
-    *,
-    url: str,
-    is_dry_run: bool,
-    is_json: bool,
-) -> tuple[Result, ...]:
-    """Print each result as it comes; return them all."""
-    if is_json:
-        done = tuple(results)
-        click.echo(json.dumps(_as_json(steps, done, url=url, is_dry_run=is_dry_run), indent=2))
-        return done
-    if is_dry_run:
-        for step in steps:
-            if step.diff:
-                click.echo(step.diff)
-    return tuple(_printed(result, is_dry_run=is_dry_run) for result in results)
+def _print_diffs(steps: Iterable[Step]) -> None:
+    for step in steps:
+        if step.diff:
+            click.echo(step.diff)
 
 
-def _printed(result: Result, *, is_dry_run: bool) -> Result:
+def _printed(result: Result, step: Step, *, is_dry_run: bool) -> Result:
     would = "would be " if is_dry_run and result.state in IS_WRITTEN else ""
+    change = f"  {_change(step)}" if is_dry_run and step.diff else ""
     width = max(len(state) for state in State)
-    click.echo(f"{would}{result.state:<{width}}  {result.uid}")
+    click.echo(f"{would}{result.state:<{width}}  {result.uid}{change}")
     if result.reason:
         click.echo(f"{result.uid}: {result.reason}", err=True)
     return result
 
 
+def _change(step: Step) -> str:
+    """Return how much a push would change."""
+    signs = [line[:1] for line in step.diff.splitlines()[2:]]
+    return f"+{signs.count('+')} −{signs.count('-')} lines" if step.found else "new"
+
+
 def _as_json(
-    steps: Sequence[Step], results: Sequence[Result], *, url: str, is_dry_run: bool
+    steps: Sequence[Step],
+    results: Sequence[Result],
+    *,
+    url: str,
+    is_dry_run: bool,
+    is_diffing: bool,
 ) -> dict[str, Any]:
     shown = [asdict(result) for result in results]
-    if is_dry_run:
+    if is_diffing:
         for entry, step in zip(shown, steps, strict=True):
             entry["diff"] = step.diff
     return {"url": url.rstrip("/"), "dry_run": is_dry_run, "dashboards": shown}

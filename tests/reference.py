@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import click
 import msgspec
 
 from alerts import rulebook
@@ -16,6 +17,7 @@ from dashboards.settings import DashboardSettings
 from exporter import catalogue
 from exporter.engines import ENGINES
 from exporter.settings import SETTINGS
+from ollama_fleet.cli import COMMANDS, LazyGroup
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.durations import duration_text
 from provisioning.api.routes import OPERATIONS
@@ -36,6 +38,7 @@ def pages() -> Mapping[str, str]:
         "alerts.md": _page("Alerts", _alerts()),
         "dashboards.md": _page("Dashboards", _dashboards()),
         "engines.md": _page("Engines", _engines()),
+        "commands.md": _page("Commands", _commands()),
         "api.md": _page("The provisioner's API", _api()),
     }
 
@@ -219,6 +222,56 @@ def _dashboards() -> Iterator[str]:
             for board in boards(DashboardSettings())
         ),
     )
+
+
+IN_SETTINGS = {"ollama-fleet exporter", "ollama-fleet provisioner run"}
+"""Commands whose options are on the page of settings."""
+
+
+def _commands() -> Iterator[str]:
+    """Yield what `--help` says of each command; `--help` itself has the examples."""
+    root = click.Context(LazyGroup("ollama-fleet"), info_name="ollama-fleet")
+    found = [one for name in COMMANDS for one in _below(_context(root, name))]
+    yield from _table(
+        ("command", "what it does"),
+        ([_anchored(one.command_path), one.command.get_short_help_str(200)] for one in found),
+    )
+    for context in found:
+        yield from _command(context)
+
+
+def _anchored(path: str) -> str:
+    return f"[`{path}`](#{path.replace(' ', '-')})"
+
+
+def _context(parent: click.Context, name: str) -> click.Context:
+    command = parent.command.get_command(parent, name)  # type: ignore[attr-defined]
+    return click.Context(command, parent, info_name=name)
+
+
+def _below(context: click.Context) -> Iterator[click.Context]:
+    if not isinstance(context.command, click.Group):
+        yield context
+        return
+    for name in context.command.list_commands(context):
+        yield from _below(_context(context, name))
+
+
+def _command(context: click.Context) -> Iterator[str]:
+    command = context.command
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    yield from (f"## {context.command_path}", "", "```text", usage, "```", "")
+    if context.command_path in IN_SETTINGS:
+        yield from ("Its options: [settings](settings.md).", "")
+        return
+    yield from _table(("option", "meaning"), _options(context))
+
+
+def _options(context: click.Context) -> Iterator[Row]:
+    for parameter in context.command.params:
+        record = parameter.get_help_record(context)
+        if record and "--version" not in parameter.opts:
+            yield [_code(record[0]), record[1].replace("<", "&lt;")]
 
 
 def _api() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The hooks of mkdocs.yml: the runbooks become pages, and links that leave docs/ lead to the repository."""
+"""The hooks of mkdocs.yml: runbooks become pages; links out of docs/ lead to the repository."""
 
 from __future__ import annotations
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import ssl
 import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import bcrypt
@@ -47,12 +51,14 @@ from provisioning.simulator.cli import simulate
 from provisioning.simulator.spec import MODELS
 from provisioning.spec.document import load_fleet
 from tests import reference
-from tests.conftest import ROOT
+from tests.conftest import ROOT, refuse
 from tests.exporter.fleets import reading
 
 DOCS = ROOT / "docs"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 TEXT_BY_PATH = {
-    path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *DOCS.rglob("*.md"))
+    path: path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", CONTRIBUTING, ROOT / "SECURITY.md", *DOCS.rglob("*.md"))
 }
 UPGRADING = TEXT_BY_PATH[DOCS / "upgrading.md"]
 OLD, NOW = zip(*re.findall(r"(?m)^\|([^|]*)\|(.*)", UPGRADING), strict=True)
@@ -103,7 +109,45 @@ def test_the_references_are_up_to_date() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert 200 > len(README.splitlines())
+    assert 200 >= len(README.splitlines())
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    """Every page is in the menu, every link and heading that is linked to exists."""
+    if not find_spec("mkdocs"):
+        refuse("mkdocs is not installed; `make check` installs it")
+
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert 0 == built.returncode, built.stderr
+    assert (tmp_path / "runbooks/Watchdog.html").exists()
+    assert "../runbooks/Watchdog.html" in (tmp_path / "reference/alerts.html").read_text()
+
+
+def test_every_heading_that_is_linked_to_is_found_on_github() -> None:
+    """Its anchors: lower case, no punctuation, hyphens for spaces."""
+    anchors_by_path = {
+        path.resolve(): {
+            re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+            for heading in re.findall(r"(?m)^#+ (.+)", text)
+        }
+        for path, text in TEXT_BY_PATH.items()
+    }
+    links = [
+        ((path.parent / link).resolve() if link else path, anchor)
+        for path, text in TEXT_BY_PATH.items()
+        for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", text)
+    ]
+
+    assert 20 < len(links)
+    assert [] == [(str(path), one) for path, one in links if one not in anchors_by_path[path]]
 
 
 def test_every_file_that_is_linked_to_exists() -> None:
@@ -155,8 +199,15 @@ def test_every_option_that_is_named_exists() -> None:
     commands = (simulate, up, *(one for group in groups for one in group.commands.values()))
     known = {
         *(setting.option for setting in SETTINGS),
-        *(option for one in commands for parameter in one.params for option in parameter.opts),
+        *(
+            option
+            for one in commands
+            for parameter in one.params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        ),
         *("--check", "--config.file", "--help", "--version"),
+        # of other programs
+        *("--config.check", "--json"),
         # of LLM servers
         *("--metrics", "--enable-metrics", "--disable-log-stats"),
         # etcd's
@@ -172,19 +223,79 @@ def test_the_glossary_is_short() -> None:
     assert 30 >= len(rows)
 
 
-def test_every_path_and_name_in_the_architecture_exists() -> None:
+@pytest.mark.parametrize("page", [DOCS / "architecture.md", CONTRIBUTING], ids=lambda one: one.stem)
+def test_every_path_and_name_that_contributors_are_sent_to_exists(page: Path) -> None:
     """`path/to/file.py`, `path/to/folder/`, or `path/to/file.py:name`."""
-    text = TEXT_BY_PATH[DOCS / "architecture.md"]
+    text = TEXT_BY_PATH[page]
     named = re.findall(r"`((?:[\w.]+/)+(?:[\w]+\.py)?)(?::(\w+))?`", text)
 
-    assert 30 < len(named)
-    assert [] == [path for path, _ in named if not (ROOT / path).exists()]
+    assert 20 < len(named)
+    assert [] == [path for path, _ in named if "NAME" not in path and not (ROOT / path).exists()]
     assert [] == [
         (path, name)
         for path, name in named
         if name
         and not re.search(rf"(?m)^ *(?:async def|def|class) {name}\b", (ROOT / path).read_text())
     ]
+
+
+def test_each_thing_to_add_takes_five_steps() -> None:
+    """An engine, a series, an alert, a panel, an inventory source."""
+    steps = [section.count("\n1.") for section in TEXT_BY_PATH[CONTRIBUTING].split("\n## ")[1:]]
+    last = re.findall(r"(?m)^(\d)\. .*(?:\n   .*)*\n*(?:\n## |\Z)", TEXT_BY_PATH[CONTRIBUTING])
+
+    assert [1] * 5 == steps
+    assert ["5"] * 5 == last
+
+
+def test_troubleshooting_knows_the_messages_that_are_printed() -> None:
+    """Messages of others say whose they are; a message of ours is in the code, `…` for values."""
+    source = " ".join(
+        string
+        for folder in ("alerts", "dashboards", "exporter", "ollama_fleet", "provisioning")
+        for path in (ROOT / folder).rglob("*.py")
+        for string in strings(path)
+    )
+    cells = [
+        cell
+        for cell in re.findall(r"(?m)^\| (`[^|]+) \|", TEXT_BY_PATH[DOCS / "troubleshooting.md"])
+        if "(of " not in cell
+    ]
+    said = [
+        part
+        for cell in cells
+        for quoted in re.findall("`([^`]+)`", cell)
+        for part in quoted.split("…")
+    ]
+
+    assert 25 < len(cells)
+    assert [] == [part for part in said if part.strip() not in source]
+
+
+def strings(path: Path) -> list[str]:
+    """Return the string constants of a file, those within f-strings too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+
+
+def test_the_comparison_has_yes_or_the_reason_in_every_row_of_ours() -> None:
+    rows = table(TEXT_BY_PATH[DOCS / "compared.md"], "expected")
+
+    assert 10 < len(rows)
+    assert [] == [what for what, cells in rows.items() if not cells[-1].startswith(("yes", "no: "))]
+
+
+def test_issue_templates_are_forms_with_something_to_fill_in() -> None:
+    folder = ROOT / ".github/ISSUE_TEMPLATE"
+    forms = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yml")}
+    del forms["config"]
+
+    assert {"alert", "bug", "idea"} == set(forms)
+    assert all({"name", "description", "body"} == set(form) for form in forms.values())
 
 
 # The exporter

@@ -87,20 +87,45 @@ def test_a_conflict_fails_and_says_what_helps(
     assert "a" == server.state.dashboards["a"].content["title"]
 
 
-def test_a_dry_run_writes_nothing_and_shows_the_differences(
+def test_a_dry_run_writes_nothing_and_sums_up_what_would_change(
     options: list[str], server: Running, folder: Path
 ) -> None:
     run(*options, "a")
-    write(folder, "a", refresh="1m")
+    write(folder, "a", refresh="1m", tags=["x"])
     server.state.requests.clear()
 
     result = run(*options, "--dry-run")
 
     assert [] == server.state.writes()
     assert 0 == result.exit_code
+    assert [
+        "would be updated    a  +4 −0 lines",
+        "would be created    b  new",
+    ] == result.stdout.splitlines()
+
+
+def test_a_dry_run_says_how_much_of_a_conflict_differs(options: list[str], server: Running) -> None:
+    run(*options)
+    server.state.save_as_person("a", title="mine")
+
+    result = run(*options, "a", "--dry-run")
+
+    assert (1, "conflict   a  +1 −1 lines\n") == (result.exit_code, result.stdout)
+
+
+def test_a_diff_shows_the_differences_and_writes_nothing_either(
+    options: list[str], server: Running, folder: Path
+) -> None:
+    run(*options, "a")
+    write(folder, "a", refresh="1m")
+    server.state.requests.clear()
+
+    result = run(*options, "--diff")
+
+    assert [] == server.state.writes()
     assert '\n+  "refresh": "1m",\n' in result.stdout
     assert f"--- /dev/null\n+++ {folder}/b.json\n" in result.stdout
-    assert ["would be updated    a", "would be created    b"] == result.stdout.splitlines()[-2:]
+    assert "would be created    b  new" == result.stdout.splitlines()[-1]
 
 
 def test_json_is_one_object(options: list[str], server: Running) -> None:
@@ -117,10 +142,10 @@ def test_json_is_one_object(options: list[str], server: Running) -> None:
     assert "diff" not in told["dashboards"][0]
 
 
-def test_json_of_a_dry_run_holds_the_differences(options: list[str], server: Running) -> None:
+def test_json_of_a_diff_holds_the_differences(options: list[str], server: Running) -> None:
     run(*options, "b")
 
-    told = json.loads(run(*options, "--json", "--dry-run").stdout)
+    told = json.loads(run(*options, "--json", "--diff").stdout)
 
     assert told["dry_run"]
     assert [True, False] == [bool(entry["diff"]) for entry in told["dashboards"]]
