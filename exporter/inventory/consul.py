@@ -24,23 +24,23 @@ MAINTENANCE = ("_node_maintenance", "_service_maintenance:")
 """How the ids of checks begin by which an operator takes a node or a service out of use."""
 
 
-class _Node(msgspec.Struct, rename="pascal"):
+class _Node(msgspec.Struct, rename="pascal", gc=False):
     node: str
     address: str = ""
 
 
-class _Service(msgspec.Struct, rename="pascal"):
+class _Service(msgspec.Struct, rename="pascal", gc=False):
     id: str = msgspec.field(name="ID")
     port: int
     address: str = ""
     meta: dict[str, str] | None = None
 
 
-class _Check(msgspec.Struct, rename="pascal"):
+class _Check(msgspec.Struct, rename="pascal", gc=False):
     check_id: str = msgspec.field(name="CheckID", default="")
 
 
-class _Item(msgspec.Struct, rename="pascal"):
+class _Item(msgspec.Struct, rename="pascal", gc=False):
     """One element of what `/v1/health/service/NAME` answers, as far as it matters here."""
 
     node: _Node

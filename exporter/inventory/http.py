@@ -22,6 +22,7 @@ from ollama_fleet.problems import Problem
 
 log = logging.getLogger("exporter.inventory")
 
+KEPT_S = 1.0
 MAX_TOKEN_BYTES = 8_192
 TOKEN = re.compile(r"[!-~]+")
 ETAG = re.compile(r"[!-~]{1,1000}")
@@ -78,11 +79,11 @@ class HttpReader:
             self._session = None
 
     async def _new_session(self, url: str) -> aiohttp.ClientSession:
-        """Return a session that keeps no cookies and, between two reads, no connection."""
+        """Return a session that keeps no cookies, and a connection only from page to page."""
         is_tls = url.lower().startswith("https:")
         verified = await asyncio.to_thread(self._tls_context) if is_tls else True
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=verified, force_close=True),
+            connector=aiohttp.TCPConnector(ssl=verified, keepalive_timeout=KEPT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=self._settings.timeout_s),
             # A small body can unpack to a huge one; see _body.

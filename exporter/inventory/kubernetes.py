@@ -23,9 +23,9 @@ from ollama_fleet.problems import Problem
 EXAMPLES = "k8s://llm/pods?selector=app=ollama&port=http or k8s://llm/services/ollama"
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 PORT_NAME = re.compile(r"[a-z0-9-]{1,15}")
-PAGE_OBJECTS = 500
-MAX_PAGES = 200
-"""100,000 pods; a cluster has at most 150,000."""
+PAGE_OBJECTS = 200
+MAX_PAGES = 500
+"""100,000 pods: far more than one exporter polls."""
 HELP_BY_STATUS = {
     401: "the API does not accept the token of the service account",
     410: "the list expired between two pages; the next reading begins again",

@@ -18,7 +18,7 @@ Found = tuple[str, Entry]
 ENDED = ("Succeeded", "Failed")
 
 
-class _Object(msgspec.Struct, rename="camel"):
+class _Object(msgspec.Struct, rename="camel", gc=False):
     """A part of what the API answers, as far as it matters here; it may be null as in Go."""
 
 
@@ -107,7 +107,7 @@ class _ListMeta(_Object):
     continue_: str = msgspec.field(name="continue", default="")
 
 
-class _Page(msgspec.Struct, Generic[ItemT]):
+class _Page(msgspec.Struct, Generic[ItemT], gc=False):
     metadata: _ListMeta
     items: list[ItemT] | None
 

@@ -84,7 +84,7 @@ async def test_a_pod_is_an_instance_with_what_the_api_and_its_annotations_say(
         labels={"hardware": "l40s"},
     )
     assert wanted == target
-    assert {"limit": "500", "labelSelector": "app=ollama"} == api.queries[0]
+    assert {"limit": "200", "labelSelector": "app=ollama"} == api.queries[0]
 
 
 async def test_pods_that_end_are_draining_and_those_without_address_or_ended_are_none(
@@ -224,10 +224,10 @@ async def test_a_list_that_expires_between_two_pages_is_read_anew(api: Kubernete
 
 
 async def test_all_pages_together_have_one_time_and_one_size(api: KubernetesApi) -> None:
-    api.pods, api.max_page = [pod(f"p{i}", note="x" * 200) for i in range(300)], 1
+    api.pods, api.max_page = [pod(f"p{i}", note="x" * 200) for i in range(600)], 1
     pages = {"timeout_s": 100.0, "max_body_bytes": 20_000}
     assert "lists too many instances" in await refusal(api, PODS, **pages)
-    assert "lists more than 200 objects" in await refusal(api)
+    assert "lists more than 500 objects" in await refusal(api)
     api.page_s = 0.2
 
     assert "sent no complete answer within 0.5 s" in await refusal(api, timeout_s=0.5)
