@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,7 +174,8 @@ class Exporter:
         await self._run_canary()
         await self._tasks.run(self._reread_at_hangups(), "hangups")
         if period_s := systemd.watchdog_s():
-            await self._tasks.run(self._feed_watchdog(period_s), "watchdog")
+            feeding = systemd.feed_watchdog(period_s, partial(self._polls_go_on, period_s))
+            await self._tasks.run(feeding, "watchdog")
 
     async def _reread_at_hangups(self) -> None:
         while True:
@@ -186,13 +188,10 @@ class Exporter:
             except Exception:  # SIGHUP ends no exporter
                 log.exception("bug in a reload")
 
-    async def _feed_watchdog(self, period_s: float) -> None:
-        """Tell systemd that polls go on; where they do not, it restarts us."""
-        while True:
-            ticked_s = self._poller.ticked_s
-            if ticked_s is None or self._clock.monotonic_s() - ticked_s < period_s + WHEEL_LAG_S:
-                systemd.notify("WATCHDOG=1")
-            await self._clock.sleep(period_s)
+    def _polls_go_on(self, period_s: float) -> bool:
+        """Return whether polls were started in a watchdog's period, or wait for an inventory."""
+        ticked_s = self._poller.ticked_s
+        return ticked_s is None or self._clock.monotonic_s() - ticked_s < period_s + WHEEL_LAG_S
 
     async def reread(self) -> str:
         """Read the configuration again and take it over, also if the caller leaves meanwhile.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 
 FIRST_SOCKET = 3
 """SD_LISTEN_FDS_START: below it are stdin, stdout and stderr."""
@@ -41,6 +43,14 @@ def watchdog_s() -> float | None:
     period_us, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     is_ours = pid in ("", str(os.getpid()))
     return int(period_us) / 2e6 if period_us.isdecimal() and int(period_us) and is_ours else None
+
+
+async def feed_watchdog(period_s: float, is_alive: Callable[[], bool] = lambda: True) -> None:
+    """Send WATCHDOG=1 each period while a program is alive, until cancelled."""
+    while True:
+        if is_alive():
+            notify("WATCHDOG=1")
+        await asyncio.sleep(period_s)
 
 
 def listening_sockets() -> list[socket.socket]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ollama_fleet import systemd
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.tokens import Tokens
 from ollama_fleet.version import VERSION
@@ -29,6 +30,7 @@ from provisioning.cache import Cache
 from provisioning.controller import Controller, ReconcileLoop
 from provisioning.errors import ProvisionerError
 from provisioning.metrics import Metrics, TimedStore
+from provisioning.reload import OwnFiles
 from provisioning.runtime.factory import NodeRuntimes, RuntimePaths
 from provisioning.spec.document import decode_fleet
 from provisioning.store.base import Leadership, Store
@@ -56,10 +58,24 @@ class Settings:
     max_connections: int = MAX_CONNECTIONS
     """Of clients of the API; a low limit of open files lowers it."""
 
+    @property
+    def fixed_files(self) -> Mapping[str, Path | None]:
+        """Return the files that are read once, by their options."""
+        return {
+            "store.ca-file": self.credentials.ca_file,
+            "store.certificate-file": self.credentials.certificate_file,
+            "store.key-file": self.credentials.key_file,
+            "nodes.ca-file": self.paths.authority_file,
+            "nodes.certificate-file": self.paths.certificate_file,
+            "nodes.key-file": self.paths.key_file,
+        }
+
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[str]:
+async def running(settings: Settings, hangups: asyncio.Event | None = None) -> AsyncIterator[str]:
     """Run a provisioner until the block ends; gives the URL of its API.
+
+    It reads its files again each time that `hangups` is set.
 
     Raises:
         ProvisionerError: The state folder, store, token file or address cannot be used.
@@ -69,6 +85,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     clock = SystemClock()
     metrics = Metrics(clock)
     tokens = _tokens(settings.token_file)
+    files = OwnFiles(tokens, settings.fixed_files)
     async with AsyncExitStack() as stack:
         sockets = stack.enter_context(bound(settings.host, settings.port))
         holder = settings.advertised_url or url_of(sockets)
@@ -93,10 +110,14 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             audit_path=settings.audit_file,
             own_names=_own_names(settings),
             log_of=runtimes.log_of,
+            reload=files.reload,
         )
         most = descriptors.share(settings.max_connections)
         url = await stack.enter_async_context(serving(api, sockets, max_connections=most))
-        await stack.enter_async_context(_going_on(cache, controller))
+        beside = [files.follow(hangups or asyncio.Event())]
+        if period_s := systemd.watchdog_s():
+            beside.append(systemd.feed_watchdog(period_s))
+        await stack.enter_async_context(_going_on(cache, controller, beside))
         yield url
 
 
@@ -170,7 +191,9 @@ def _loop(
 
 
 @asynccontextmanager
-async def _going_on(cache: Cache, controller: Controller) -> AsyncIterator[None]:
+async def _going_on(
+    cache: Cache, controller: Controller, beside: Iterable[Coroutine[None, None, None]]
+) -> AsyncIterator[None]:
     """Follow the store and reconcile until the block ends; what breaks there ends the block.
 
     A store that will not do is known before the block begins, and before anybody tries to lead.
@@ -180,11 +203,11 @@ async def _going_on(cache: Cache, controller: Controller) -> AsyncIterator[None]
     """
     try:
         async with asyncio.TaskGroup() as group:
-            following = group.create_task(cache.follow())
+            tasks = [group.create_task(work) for work in (cache.follow(), *beside)]
             await cache.tried()
-            reconciling = group.create_task(controller.run())
+            tasks.append(group.create_task(controller.run()))
             yield
-            for task in (following, reconciling):
+            for task in tasks:
                 task.cancel()
     except ExceptionGroup as errors:
         raise _first(errors) from errors

@@ -29,6 +29,7 @@ from provisioning.api.routes import (
     AssignRequest,
     DeleteOrphansRequest,
     Operation,
+    ReloadDocument,
     ScaleRequest,
 )
 from provisioning.cache import Cache
@@ -202,8 +203,10 @@ class Reads:
         *,
         fleet: str,
         version: str,
+        reload: Callable[[], ReloadDocument],
     ) -> None:
         self._cache = cache
+        self._reload = reload
         self._builder = builder
         self._commands = commands
         self._metrics = metrics
@@ -232,6 +235,10 @@ class Reads:
         if row is None:
             raise NotFoundError(f"there is no instance {id_!r}; list them all to see")
         return self._aged(json_of(self._builder.document_of(row.stored.instance)))
+
+    async def reload(self, _: web.Request) -> web.Response:
+        """Read files again, and return what changed."""
+        return json_of(self._reload())
 
     async def spec(self, request: web.Request) -> web.Response:
         """Return the specification in force."""

@@ -183,6 +183,13 @@ class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     """URL of the provisioner that leads, where this one does not."""
 
 
+class ReloadDocument(msgspec.Struct, frozen=True):
+    """What a reload read."""
+
+    changed: tuple[str, ...]
+    """Options whose files hold something else than when they were last read."""
+
+
 JSON = "application/json"
 TEXT = "text/plain"
 MAX_BODY_BYTES = 16_384
@@ -391,6 +398,15 @@ OPERATIONS = (
         summary="The instances for Prometheus's HTTP service discovery.",
         answer=list[SdGroup],
         parameters=FILTERS,
+    ),
+    Operation(
+        name="reload",
+        method="POST",
+        path="/-/reload",
+        summary="Read the token file again; refuse where another file has changed.",
+        answer=ReloadDocument,
+        also=(HTTPStatus.CONFLICT,),
+        is_private=True,
     ),
     Operation(
         name="metrics", path="/metrics", summary="The provisioner's own series.", answer=TEXT

@@ -35,7 +35,14 @@ from provisioning.api.handlers import (
     json_of,
 )
 from provisioning.api.inventory import InventoryBuilder, LogOf
-from provisioning.api.routes import NOT_LEADING, OPERATIONS, PROBLEM, Operation, ProblemDocument
+from provisioning.api.routes import (
+    NOT_LEADING,
+    OPERATIONS,
+    PROBLEM,
+    Operation,
+    ProblemDocument,
+    ReloadDocument,
+)
 from provisioning.cache import Cache
 from provisioning.errors import (
     BadRequestError,
@@ -101,6 +108,7 @@ class Api:
         audit_path: Path | None = None,
         own_names: Collection[str] = (),
         log_of: LogOf = lambda *_: "",
+        reload: Callable[[], ReloadDocument] = lambda: ReloadDocument(()),
     ) -> None:
         """Put the operations together.
 
@@ -115,6 +123,7 @@ class Api:
             audit_path: Where writes and denied requests are recorded; None: nowhere.
             own_names: Hosts that requests may be for, besides addresses and `localhost`.
             log_of: Returns where an instance's log is on a node.
+            reload: Reads the provisioner's files again.
 
         Raises:
             AuditFileError: The file cannot be written.
@@ -124,7 +133,9 @@ class Api:
         self._own_names = own_names
         self._tokens = tokens
         self._audit = Audit(audit_path, clock)
-        self._reads = Reads(cache, builder, commands, metrics, clock, fleet=fleet, version=version)
+        self._reads = Reads(
+            cache, builder, commands, metrics, clock, fleet=fleet, version=version, reload=reload
+        )
         self._writes = Writes(commands, builder, clock)
 
     def application(self) -> web.Application:

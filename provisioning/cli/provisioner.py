@@ -17,6 +17,7 @@ import msgspec
 from ollama_fleet import logs
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.signals import on_hangup
+from ollama_fleet.systemd import notify
 from ollama_fleet.tables import count_text, table
 from ollama_fleet.tokens import TokenFileError
 from provisioning.api.routes import MAX_COUNT, NodeDocument, OrphanDocument
@@ -159,10 +160,13 @@ async def _until_stopped(settings: Settings) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    on_hangup(bool)
-    async with running(settings) as url:
+    hangups = asyncio.Event()
+    on_hangup(hangups.set)
+    async with running(settings, hangups) as url:
         log.info("API listens url=%s", url)
+        notify("READY=1")
         await stopped.wait()
+        notify("STOPPING=1")
 
 
 @contextlib.contextmanager
