@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from alerts import archive, config, explain, merging, report
+from alerts import archive, config, explain, merging, report, rulebook
 from alerts import backtest as backtesting
 from alerts import build as building
 from alerts import check as checking
@@ -26,6 +26,7 @@ from alerts.errors import AlertsError, CheckError
 from alerts.settings import Settings
 from ollama_fleet.durations import duration_text, parse_positive_duration_s
 from ollama_fleet.generated import GeneratedError
+from ollama_fleet.options import Choice
 
 CONFIG_FILE_VARIABLE = "OLLAMA_FLEET_ALERTS_CONFIG_FILE"
 Command = Callable[..., None]
@@ -48,7 +49,7 @@ def settings_options(command: Command) -> Command:
     )
     profile = click.option(
         "--profile",
-        type=click.Choice(config.PROFILES),
+        type=Choice(config.PROFILES),
         help="Settings for a kind of fleet, which --config-file and --set change.",
     )
     return profile(file(changes(command)))
@@ -168,7 +169,7 @@ def merge(
 
 @alerts.command("list")
 @settings_options
-@click.option("--json", "is_json", is_flag=True, help="One JSON array.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def list_alerts(
     *, profile: str | None, config_file: Path | None, changes: tuple[str, ...], is_json: bool
 ) -> None:
@@ -180,9 +181,14 @@ def list_alerts(
         click.echo(report.listing(settings))
 
 
+def _alert_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    names = {alert.name for group in rulebook.groups(Settings()) for alert in group.alerts}
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
 @alerts.command("explain")
 @settings_options
-@click.argument("name")
+@click.argument("name", shell_complete=_alert_names)
 def explain_alert(
     *, profile: str | None, config_file: Path | None, changes: tuple[str, ...], name: str
 ) -> None:
@@ -193,7 +199,7 @@ def explain_alert(
 @alerts.command("check")
 @settings_options
 @click.option("--prometheus", "url", required=True, metavar="URL", help="The live Prometheus.")
-@click.option("--json", "is_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 @click.option("--all", "is_all", is_flag=True, help="Show the recording rules as well.")
 @click.option("--fail-on-firing", is_flag=True, help="Exit with 1 if an alert fires now.")
 def check(
@@ -252,7 +258,7 @@ def _progress(words: str) -> None:
     metavar="DURATION",
     help="How far back to look, at most 84d.",
 )
-@click.option("--json", "is_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def backtest(
     *,
     profile: str | None,
@@ -290,7 +296,7 @@ def backtest(
     metavar="DURATION",
     help="How far back to look: at least 3d, at most 84d; whole weeks are best.",
 )
-@click.option("--json", "is_json", is_flag=True, help="One JSON array.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def tune(
     *,
     profile: str | None,

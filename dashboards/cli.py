@@ -108,7 +108,7 @@ def build(
 
 @dashboards.command("list")
 @settings_options
-@click.option("--json", "is_json", is_flag=True, help="One JSON array, with every query.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON, with every query.")
 def list_dashboards(*, cluster_label: str, job: str, scrape_interval: str, is_json: bool) -> None:
     """List the dashboards: uid, title, and how many panels and queries they have."""
     settings = _settings(cluster_label, job, scrape_interval)

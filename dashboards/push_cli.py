@@ -33,6 +33,7 @@ URL_VARIABLE = "OLLAMA_FLEET_GRAFANA_URL"
     "--url",
     required=True,
     envvar=URL_VARIABLE,
+    metavar="URL",
     help=f"Grafana's address, with its sub-path if it has one. [env: {URL_VARIABLE}]",
 )
 @click.option(
@@ -73,7 +74,7 @@ URL_VARIABLE = "OLLAMA_FLEET_GRAFANA_URL"
 @click.option(
     "--diff", "is_diffing", is_flag=True, help="As --dry-run, and show each difference, in JSON."
 )
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 def push(
     *,
     wanted: tuple[str, ...],

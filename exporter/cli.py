@@ -22,6 +22,7 @@ from exporter.config import Config, Given
 from exporter.errors import ExporterError
 from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS
 from ollama_fleet import logs, systemd
+from ollama_fleet.options import GroupedCommand
 from ollama_fleet.signals import on_hangup
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command(short_help="Poll a fleet and publish it to Prometheus.")
+@click.command(cls=GroupedCommand, short_help="Poll a fleet and publish it to Prometheus.")
 @setting_options
 @click.option(
     "--config.file",

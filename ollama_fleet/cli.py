@@ -10,6 +10,7 @@ import importlib
 from typing import NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from ollama_fleet.extras import install_line
 from ollama_fleet.version import version_text
@@ -28,6 +29,9 @@ class Part(NamedTuple):
 
 COMMANDS = {
     "alerts": Part("alerts.cli:alerts", "Build, explain and check the alert rules.", "alerts"),
+    "completion": Part(
+        "ollama_fleet.completion:completion", "Print what completes commands in a shell."
+    ),
     "dashboards": Part(
         "dashboards.cli:dashboards", "Build Grafana dashboards and push them.", "dashboards"
     ),
@@ -98,10 +102,37 @@ class LazyGroup(click.Group):
         part = COMMANDS.get(cmd_name) or HIDDEN.get(cmd_name)
         if part is None:
             return None
-        command = _imported(cmd_name, part)
+        try:
+            command = _imported(cmd_name, part)
+        except MissingExtraError:
+            if ctx.resilient_parsing:  # a shell completes: it shows nothing but suggestions
+                return None
+            raise
         if VERSION_OPTION not in command.params:
             command.params.append(VERSION_OPTION)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that a line begins with.
+
+        Raises:
+            click.NoSuchCommand: There is none; the message says which one was probably meant.
+        """
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Complete the commands without importing any."""
+        found = [
+            CompletionItem(name, help=part.summary)
+            for name, part in sorted(COMMANDS.items())
+            if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any."""

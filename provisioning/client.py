@@ -19,6 +19,7 @@ from provisioning.api.routes import (
     AssignRequest,
     DeleteOrphansRequest,
     Details,
+    EventDocument,
     InstanceDocument,
     NodeDocument,
     OrphanDocument,
@@ -189,6 +190,14 @@ class Client:
         """Return one instance with its history."""
         request = _Request(f"show instance {id_}", "GET", f"/instances/{_quoted(id_)}")
         return self._call(request, InstanceDocument)
+
+    def events(
+        self, filters: Mapping[str, Sequence[str]] | None = None, *, since_s: float = 0.0
+    ) -> list[EventDocument]:
+        """Return the latest events of instances, oldest first."""
+        pairs = [(name, value) for name, values in (filters or {}).items() for value in values]
+        path = f"/events?{urlencode([('since', f'{since_s:.6f}'), *pairs])}"
+        return self._call(_Request("list events", "GET", path), list[EventDocument])
 
     def assign(self, id_: str, developer: str) -> InstanceDocument:
         """Give an instance to a developer."""

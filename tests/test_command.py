@@ -54,6 +54,11 @@ def test_help_lists_every_command_with_what_it_does() -> None:
     assert all(text.endswith(".") for text in described.values())
 
 
+def test_an_unknown_command_says_which_one_was_meant() -> None:
+    assert "Did you mean 'instances'?" in run("instnces", "list").stderr
+    assert "No such command 'xyz'.\n" in run("xyz").stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_can_be_imported_and_explains_itself(name: str) -> None:
     result = CliRunner().invoke(main, [name, "--help"])

@@ -108,6 +108,9 @@ def check_query(operation: Operation, request: web.Request) -> None:
             if choices and value not in choices:
                 seen = f"must be one of {', '.join(choices)}, got {value!r}"
                 raise BadRequestError(f"parameter {name} {seen}")
+            if not re.fullmatch(known[name].pattern or ".*", value, re.DOTALL):
+                seen = f"must match {known[name].pattern}, got {value[:80]!a}"
+                raise BadRequestError(f"parameter {name} {seen}")
 
 
 def check_body(operation: Operation, request: web.Request) -> None:
@@ -239,6 +242,13 @@ class Reads:
     async def reload(self, _: web.Request) -> web.Response:
         """Read files again, and return what changed."""
         return json_of(self._reload())
+
+    async def events(self, request: web.Request) -> web.Response:
+        """Return what has happened to instances lately; of 10,000 it takes a while to find."""
+        since_s = float(request.query.get("since", "0"))
+        rows = inventory.filtered(self._inventory().rows.values(), filters_of(request))
+        found = await asyncio.to_thread(inventory.latest_events, rows, since_s)
+        return self._aged(json_of(found))
 
     async def spec(self, request: web.Request) -> web.Response:
         """Return the specification in force."""

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import nlargest
 
 import msgspec
 
@@ -16,6 +17,7 @@ from provisioning.api.routes import (
     STATE_BY_PHASE,
     Details,
     Entry,
+    EventDocument,
     HealthCheck,
     HistoryLine,
     InstanceDocument,
@@ -210,6 +212,25 @@ def filtered(rows: Iterable[Row], wanted: Mapping[str, frozenset[str]]) -> Itera
     for row in rows:
         if all(field(row.details) in values for field, values in checks):
             yield row
+
+
+MAX_EVENTS = 1_000
+"""In one answer."""
+
+
+def latest_events(rows: Iterable[Row], since_s: float) -> list[EventDocument]:
+    """Return what has happened to instances after a time, the newest at most, oldest first."""
+    found = (
+        (event.at_s, row.stored.instance.id, event)
+        for row in rows
+        for event in row.stored.instance.history
+        if event.at_s > since_s
+    )
+    latest = nlargest(MAX_EVENTS, found, key=lambda one: one[:2])
+    return [
+        EventDocument(at_s, event.what, event.detail, event.generation, id=id_)
+        for at_s, id_, event in reversed(latest)
+    ]
 
 
 NOT_ASKED = "it was not asked yet"

@@ -107,6 +107,12 @@ class InstanceDocument(Details, frozen=True, omit_defaults=False, kw_only=True):
     history: tuple[HistoryLine, ...]
 
 
+class EventDocument(HistoryLine, frozen=True, kw_only=True):
+    """The same, with the instance's id."""
+
+    id: str
+
+
 class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     """A node as the leader knows it, and what the records place on it."""
 
@@ -208,6 +214,8 @@ class Parameter:
     choices: tuple[str, ...] = ()
     """The values that there are; empty: any text."""
     is_repeatable: bool = False
+    pattern: str = ""
+    """What the whole value matches; empty: anything."""
 
 
 def _filter(name: str, meaning: str, choices: tuple[str, ...] = ()) -> Parameter:
@@ -221,6 +229,12 @@ FILTERS = (
     _filter("phase", "Only instances in this phase", tuple(Phase)),
     _filter("pool", "Only instances of this pool"),
     _filter("state", "Only instances in this state", tuple(State)),
+)
+SINCE = Parameter(
+    "since",
+    "query",
+    "Only events after this time, in seconds since 1970.",
+    pattern=r"^[0-9]{1,12}(\.[0-9]{1,9})?$",
 )
 DETAILS = Parameter("details", "query", "1: all fields of each instance.", ("0", "1"))
 ID = Parameter("id", "path", "Id of an instance.")
@@ -314,6 +328,13 @@ OPERATIONS = (
         summary="One instance with its history.",
         answer=InstanceDocument,
         parameters=(ID,),
+    ),
+    Operation(
+        name="events",
+        path="/events",
+        summary="The latest events of all instances, oldest first; of removed instances none.",
+        answer=list[EventDocument],
+        parameters=(*FILTERS, SINCE),
     ),
     _command(
         "assign",
@@ -504,6 +525,8 @@ def _parameter(parameter: Parameter) -> Json:
         one["enum"] = list(parameter.choices)
     if parameter.where == "path":
         one["minLength"] = 1
+    if parameter.pattern:
+        one["pattern"] = parameter.pattern
     schema = {"type": "array", "items": one} if parameter.is_repeatable else one
     return {
         "name": parameter.name,

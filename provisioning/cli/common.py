@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -10,7 +11,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 import click
 import msgspec
 
+from ollama_fleet.durations import duration_text
+from ollama_fleet.options import Duration
 from ollama_fleet.tables import count_text
 from ollama_fleet.tokens import TokenFileError, first_token
 from provisioning.api.routes import Details
@@ -141,6 +144,19 @@ def _interrupted_text(error: KeyboardInterrupt) -> str:
     )
 
 
+@contextlib.contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C end what shows news until then.
+
+    Raises:
+        SystemExit: Ctrl-C came.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
 def _notify(line: str) -> None:
     click.echo(f"{CLEAR_LINE if sys.stderr.isatty() else ''}{line}", err=True)
 
@@ -150,9 +166,9 @@ def waiting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     timeout = click.option(
         "--timeout",
         "timeout_s",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Duration(),
         default=math.inf,
-        metavar="SECONDS",
+        metavar="DURATION",
         show_default="no limit",
         help="Stop waiting after this time and exit with 1.",
     )
@@ -334,7 +350,9 @@ def wait_for(client: Client, fleet: Fleet, timeout_s: float) -> None:
     if last.is_stuck:
         faults = "".join(f"\n  {shown(fault)}" for fault in last.faults)
         raise click.ClickException(f"{last}; the missing ones cannot start:{faults}")
-    raise click.ClickException(f"{last} after {timeout_s:g} s; the provisioner continues")
+    raise click.ClickException(
+        f"{last} after {duration_text(timeout_s)}; the provisioner continues"
+    )
 
 
 def _watch(client: Client, fleet: Fleet, deadline_s: float) -> Progress:

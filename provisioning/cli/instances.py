@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import msgspec
 
-from ollama_fleet.clock import SystemClock
-from provisioning.api.routes import InstanceDocument, State
-from provisioning.cli.common import json_option, with_client
-from provisioning.cli.listing import list_text, show_text
+from ollama_fleet.colours import red
+from ollama_fleet.options import Choice, Group
+from provisioning.api.routes import Details, InstanceDocument
+from provisioning.cli.common import ended_by_ctrl_c, json_option, with_client
+from provisioning.cli.completion import completing
+from provisioning.cli.events import event_line, following
+from provisioning.cli.instance_logs import log_file, print_log
+from provisioning.cli.listing import SORTS, list_text, show_text
 from provisioning.cli.selection import (
     check_names,
     choice_options,
     chosen,
+    developer_option,
+    id_argument,
+    model_option,
     node_option,
     phase_option,
     pool_option,
+    state_option,
 )
 from provisioning.client import UNAUTHORIZED, Client, RequestRefusedError
 
+WATCH_S = 2.0
+N_OTHER_LINES = 4
+"""On the screen of `--watch`: the head, how many more there are, the summary, the cursor's."""
+HOME, CLEAR_REST, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
+NO_WRAP, WRAP = "\x1b[?7l", "\x1b[?7h"
+follow_option = click.option(
+    "-f", "--follow", "is_following", is_flag=True, help="Print what is added, until Ctrl-C."
+)
+
 
 @click.group(
+    cls=Group,
     context_settings={
         "auto_envvar_prefix": "OLLAMA_FLEET_INSTANCES",
         "help_option_names": ["-h", "--help"],
@@ -46,39 +66,124 @@ def instances() -> None:
 
 
 @instances.command("list", short_help="List instances with their phases.")
-@click.option("--developer", multiple=True, help="Only instances of this developer; repeatable.")
-@click.option("--model", multiple=True, help="Only instances with this model; repeatable.")
+@developer_option
+@model_option
 @node_option
 @phase_option
 @pool_option
+@state_option
 @click.option(
-    "--state",
-    multiple=True,
-    type=click.Choice([*map(str, State)]),
-    help="Only instances in this state of the exporter's inventory; repeatable.",
+    "--sort",
+    "order",
+    type=Choice([*SORTS]),
+    default="id",
+    show_default=True,
+    help="Column to sort by; phase: failed ones first, for: latest change first.",
+)
+@click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Print IDs only.")
+@click.option(
+    "-w", "--watch", "is_watching", is_flag=True, help="Refresh the list every 2 s until Ctrl-C."
 )
 @json_option
 @with_client
-def list_(*, client: Client, is_json: bool, **filters: tuple[str, ...]) -> None:
+def list_(
+    *,
+    client: Client,
+    order: str,
+    is_quiet: bool,
+    is_watching: bool,
+    is_json: bool,
+    **filters: tuple[str, ...],
+) -> None:
     """List instances, with their phase and how long they have been in it.
 
     A terminal shows the beginning of a long note; `show` shows all of it.
     """
-    found = client.instances(filters)
+    if is_quiet + is_watching + is_json > 1:
+        raise click.UsageError("give one of --quiet, --watch and --json")
+    if is_watching:
+        _watch(lambda: sorted(client.instances(filters), key=SORTS[order]))
+    found = sorted(client.instances(filters), key=SORTS[order])
     if not found:
         check_names(client, filters)
-    words = list_text(found, now_s=SystemClock().unix_s(), is_cut=sys.stdout.isatty())
+    if is_quiet:
+        click.echo("".join(f"{one.id}\n" for one in found), nl=False)
+        return
+    words = list_text(found, now_s=time.time(), is_cut=sys.stdout.isatty(), paint=red)
     _print(found, words, is_json=is_json)
 
 
+def _watch(ask: Callable[[], Sequence[Details]]) -> NoReturn:
+    """Show the list until Ctrl-C, as much of it as the screen has room for."""
+    if not sys.stdout.isatty():
+        raise click.UsageError("--watch needs a terminal; without one, run it repeatedly")
+    with ended_by_ctrl_c():
+        while True:
+            found, size = ask(), shutil.get_terminal_size()
+            most = max(1, size.lines - N_OTHER_LINES)
+            words = list_text(found, now_s=time.time(), is_cut=True, most=most, paint=red)
+            lines = "".join(f"{line}{CLEAR_REST}\n" for line in words.splitlines())
+            click.echo(f"{NO_WRAP}{HOME}{lines}{CLEAR_BELOW}{WRAP}", nl=False)
+            time.sleep(WATCH_S)
+    raise AssertionError
+
+
 @instances.command(short_help="Show an instance and its history.")
-@click.argument("id_", metavar="ID")
+@id_argument
 @json_option
 @with_client
 def show(*, client: Client, id_: str, is_json: bool) -> None:
     """Show all facts about an instance, and its history."""
     found = client.instance(id_)
-    _print(found, show_text(found, now_s=SystemClock().unix_s()), is_json=is_json)
+    _print(found, show_text(found, now_s=time.time(), paint=red), is_json=is_json)
+
+
+@instances.command(short_help="Print what an instance writes.")
+@id_argument
+@click.option(
+    "-n",
+    "--tail",
+    "n_lines",
+    type=click.IntRange(0, 1_000_000),
+    default=100,
+    show_default=True,
+    help="Begin with this many of the last lines.",
+)
+@follow_option
+@with_client
+def logs(*, client: Client, id_: str, n_lines: int, is_following: bool) -> None:
+    """Print the end of an instance's log, where its node is this machine.
+
+    Elsewhere it says where the log is: nodes run no program of ours that could send it. What was
+    rotated is in the file beside it, with `.1` at its end.
+    """
+    path = log_file(client.instance(id_))
+    with ended_by_ctrl_c():
+        print_log(path, n_lines=n_lines, is_following=is_following)
+
+
+@instances.command(short_help="List what has happened to instances.")
+@node_option
+@pool_option
+@follow_option
+@json_option
+@with_client
+def events(
+    *, client: Client, is_following: bool, is_json: bool, **filters: tuple[str, ...]
+) -> None:
+    """List the latest 1,000 events of instances: starts, ends, failures, replacements, why.
+
+    The events of one instance are in its `show`. With --follow, --json prints an object a line.
+    """
+    found = client.events(filters)
+    if not found:
+        check_names(client, filters)
+    if is_json and not is_following:
+        click.echo(msgspec.json.encode(found))
+        return
+    with ended_by_ctrl_c():
+        for event in following(client, filters, found) if is_following else found:
+            click.echo(msgspec.json.encode(event) if is_json else event_line(event))
 
 
 @instances.command(short_help="Drain and replace instances now.")
@@ -107,8 +212,8 @@ def replace(*, client: Client, is_json: bool, **choice: Any) -> None:
 
 
 @instances.command(short_help="Give an instance to a developer.")
-@click.argument("id_", metavar="ID")
-@click.argument("developer")
+@id_argument
+@click.argument("developer", shell_complete=completing("developer"))
 @json_option
 @with_client
 def assign(*, client: Client, id_: str, developer: str, is_json: bool) -> None:

@@ -3,30 +3,60 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from ollama_fleet.tables import count_text, table
-from provisioning.api.routes import Details, InstanceDocument
+from provisioning.api.routes import Details, HistoryLine, InstanceDocument
 from provisioning.cli.common import age_text, shown
 from provisioning.model import Phase
 
-HEAD = ("ID", "PHASE", "FOR", "NODE", "MODEL", "DEVELOPER", "GENERATION", "NOTE")
+HEAD = ("ID", "PHASE", "FOR", "URL", "NODE", "MODEL", "DEVELOPER", "GENERATION", "NOTE")
 MAX_NOTE_CHARACTERS = 60
+PHASE_ORDER = (Phase.FAILED, Phase.STARTING, Phase.DRAINING, Phase.STOPPING, Phase.RUNNING)
+"""What needs a person's eye comes first."""
+SORTS: Mapping[str, Callable[[Details], Any]] = {
+    "id": lambda one: one.id,
+    "phase": lambda one: PHASE_ORDER.index(one.phase),
+    "for": lambda one: -one.phase_since_s,
+    "node": lambda one: one.node,
+    "model": lambda one: one.model,
+    "developer": lambda one: (not one.developer, one.developer),
+    "generation": lambda one: -one.generation,
+}
+"""Columns of the table; of times and numbers the shortest or largest first."""
 
 
-def list_text(instances: Sequence[Details], *, now_s: float, is_cut: bool = False) -> str:
+def list_text(
+    instances: Sequence[Details],
+    *,
+    now_s: float,
+    is_cut: bool = False,
+    most: int | None = None,
+    paint: Callable[[str], str] = str,
+) -> str:
     """Return a table, and the count of each phase.
 
     Args:
         instances: In this order.
         now_s: For ages.
         is_cut: Whether to shorten long notes.
+        most: How many of them to show.
+        paint: Marks the lines of those that have failed.
     """
     if not instances:
         return "no instances"
-    rows = table(HEAD, (_row(instance, now_s, is_cut=is_cut) for instance in instances))
-    return f"{rows}\n{summary(instances)}"
+    listed = instances[:most]
+    rows = table(HEAD, (_row(instance, now_s, is_cut=is_cut) for instance in listed))
+    head, *lines = rows.splitlines()
+    painted = [
+        paint(line) if one.phase is Phase.FAILED else line
+        for one, line in zip(listed, lines, strict=True)
+    ]
+    n_more = len(instances) - len(listed)
+    more = [f"… and {n_more:,} more"] if n_more else []
+    return "\n".join((head, *painted, *more, summary(instances)))
 
 
 def summary(instances: Sequence[Details]) -> str:
@@ -36,9 +66,21 @@ def summary(instances: Sequence[Details]) -> str:
     return f"{count_text(len(instances), 'instance')}: {phases}"
 
 
-def show_text(instance: InstanceDocument, *, now_s: float) -> str:
-    """Return all facts about an instance, and its history."""
-    return "\n".join(_lines(instance, now_s))
+def show_text(
+    instance: InstanceDocument, *, now_s: float, paint: Callable[[str], str] = str
+) -> str:
+    """Return all facts about an instance, and its history; `paint` marks why it has failed."""
+    return "\n".join(_lines(instance, now_s, paint))
+
+
+def moment(at_s: float) -> str:
+    """Return a time of day as UTC; empty where there was none."""
+    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S}Z" if at_s else ""
+
+
+def event_text(event: HistoryLine) -> str:
+    """Return what has happened, on one line."""
+    return shown(f"{event.what} {event.detail}")
 
 
 def _row(instance: Details, now_s: float, *, is_cut: bool) -> tuple[str, ...]:
@@ -46,6 +88,7 @@ def _row(instance: Details, now_s: float, *, is_cut: bool) -> tuple[str, ...]:
         instance.id,
         instance.phase,
         age_text(now_s - instance.phase_since_s),
+        instance.url or "-",
         instance.node,
         instance.model or "-",
         instance.developer or "-",
@@ -63,8 +106,22 @@ def _note(instance: Details, *, is_cut: bool) -> str:
     return f"{line[:MAX_NOTE_CHARACTERS]}…" if is_long and is_cut else line
 
 
-def _lines(instance: InstanceDocument, now_s: float) -> Iterator[str]:
-    facts = {
+def _lines(instance: InstanceDocument, now_s: float, paint: Callable[[str], str]) -> Iterator[str]:
+    facts = _facts(instance, now_s)
+    width = max(len(name) for name, text in facts.items() if text)
+    for name, text in facts.items():
+        if text:
+            line = f"{name.ljust(width)}  {text}"
+            is_wrong = instance.phase is Phase.FAILED and name in ("phase", "fault")
+            yield paint(line) if is_wrong else line
+    if instance.history:
+        yield "history"
+    for event in instance.history:
+        yield f"  {moment(event.at_s)}  {event.generation}  {event_text(event)}"
+
+
+def _facts(instance: InstanceDocument, now_s: float) -> Mapping[str, str]:
+    return {
         "id": instance.id,
         "url": instance.url,
         "phase": f"{instance.phase} for {age_text(now_s - instance.phase_since_s)}",
@@ -78,24 +135,10 @@ def _lines(instance: InstanceDocument, now_s: float) -> Iterator[str]:
         "developer": instance.developer,
         "generation": f"{instance.generation}, workload {instance.workload}",
         "log": f"{shown(instance.log)} on {instance.node}" if instance.log else "",
-        "healthy since": _moment(instance.started or 0.0),
+        "healthy since": moment(instance.started or 0.0),
         "failed starts": str(instance.n_failures or ""),
         "replacement": "requested" if instance.is_replace_asked else "",
     }
-    width = max(len(name) for name, text in facts.items() if text)
-    for name, text in facts.items():
-        if text:
-            yield f"{name.ljust(width)}  {text}"
-    if instance.history:
-        yield "history"
-    for event in instance.history:
-        what = shown(f"{event.what} {event.detail}")
-        yield f"  {_moment(event.at_s)}  {event.generation}  {what}"
-
-
-def _moment(at_s: float) -> str:
-    """Return a time of day as UTC; empty where there was none."""
-    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S}Z" if at_s else ""
 
 
 def _in(at_s: float, now_s: float) -> str:

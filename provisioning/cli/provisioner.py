@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import msgspec
 
 from ollama_fleet import logs
 from ollama_fleet.clock import SystemClock
+from ollama_fleet.colours import red
+from ollama_fleet.options import Group
 from ollama_fleet.signals import on_hangup
 from ollama_fleet.systemd import notify
 from ollama_fleet.tables import count_text, table
@@ -35,6 +37,7 @@ from provisioning.cli.common import (
     with_client,
     yes_option,
 )
+from provisioning.cli.completion import completing
 from provisioning.cli.settings import run_options, settings_of
 from provisioning.cli.setup import node_files, systemd
 from provisioning.client import ActiveSpec, Client, etag_of
@@ -58,6 +61,7 @@ spec_argument = click.argument(
 
 
 @click.group(
+    cls=Group,
     context_settings={"help_option_names": ["-h", "--help"]},
     short_help="Create, watch, rotate and replace instances.",
 )
@@ -186,16 +190,22 @@ def nodes(*, client: Client, is_json: bool) -> None:
     Only the leader knows: give --provisioner.url for each of several provisioners.
     """
     found = client.nodes()
-    words = nodes_text(found, now_s=SystemClock().unix_s())
+    words = nodes_text(found, now_s=SystemClock().unix_s(), paint=red)
     click.echo(msgspec.json.encode(found) if is_json else words)
 
 
-def nodes_text(nodes: Sequence[NodeDocument], *, now_s: float) -> str:
-    """Return a table, and the count of those that do not answer."""
+def nodes_text(
+    nodes: Sequence[NodeDocument], *, now_s: float, paint: Callable[[str], str] = str
+) -> str:
+    """Return a table, and the count of those that do not answer, whose lines `paint` marks."""
     if not nodes:
         return "no nodes"
-    rows = table(HEAD, (_row(node, now_s) for node in nodes))
-    return f"{rows}\n{count_text(len(nodes), 'node')}, {_answering(nodes)}"
+    head, *lines = table(HEAD, (_row(node, now_s) for node in nodes)).splitlines()
+    rows = (
+        paint(line) if _state(node) == SILENT else line
+        for node, line in zip(nodes, lines, strict=True)
+    )
+    return "\n".join((head, *rows, f"{count_text(len(nodes), 'node')}, {_answering(nodes)}"))
 
 
 def _answering(nodes: Sequence[NodeDocument]) -> str:
@@ -239,7 +249,7 @@ def _note(node: NodeDocument, now_s: float) -> str:
 
 
 @provisioner.command(short_help="Change how many instances a pool has.")
-@click.argument("pool")
+@click.argument("pool", shell_complete=completing("pool"))
 @click.argument("count", type=click.IntRange(0, MAX_COUNT))
 @yes_option
 @waiting_options

@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from ollama_fleet.options import Choice
 from ollama_fleet.suggestions import did_you_mean
-from provisioning.api.routes import Details
+from provisioning.api.routes import Details, State
 from provisioning.cli.common import ask, yes_option
+from provisioning.cli.completion import completing
 from provisioning.cli.listing import summary
 from provisioning.client import Client
 from provisioning.model import Phase
@@ -23,19 +25,24 @@ def _option(name: str, meaning: str, choices: Sequence[str] = ()) -> Callable[[C
     return click.option(
         f"--{name}",
         multiple=True,
-        type=click.Choice(choices) if choices else str,
+        type=Choice(choices) if choices else str,
         help=f"Only instances {meaning}; repeatable.",
+        shell_complete=None if choices else completing(name),
     )
 
 
+developer_option = _option("developer", "of this developer")
+model_option = _option("model", "with this model")
 node_option = _option("node", "on this node")
 phase_option = _option("phase", "in this phase", [*map(str, Phase)])
 pool_option = _option("pool", "of this pool")
+state_option = _option("state", "in this state of the exporter's inventory", [*map(str, State)])
+id_argument = click.argument("id_", metavar="ID", shell_complete=completing("id"))
 
 
 def choice_options(command: Command) -> Command:
     """Give a command ids, the filters instead of them, and `--yes`."""
-    ids = click.argument("ids", nargs=-1, metavar="[ID]...")
+    ids = click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=completing("id"))
     for add in (yes_option, pool_option, phase_option, node_option, ids):
         command = add(command)
     return command

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from ollama_fleet.logs import FORMATS, LEVELS
+from ollama_fleet.options import Choice
 from ollama_fleet.urls import host_port
 from provisioning.api.server import MAX_CONNECTIONS
 from provisioning.app import Settings, is_everywhere
@@ -109,8 +110,8 @@ OPTIONS = (
         lambda: state_dir() / "simulate.token",
         f"{STATE}/simulate.token",
     ),
-    Option("log.level", "Minimum log level.", click.Choice(LEVELS), "info"),
-    Option("log.format", "Format of log lines.", click.Choice(FORMATS), "logfmt"),
+    Option("log.level", "Minimum log level.", Choice(LEVELS), "info"),
+    Option("log.format", "Format of log lines.", Choice(FORMATS), "logfmt"),
 )
 
 

@@ -97,7 +97,7 @@ def port_option(name: str, default: int) -> Callable[[Command], Command]:
     show_default="until Ctrl-C",
     help="Stop this long after all is ready.",
 )
-@click.option("--json", "is_json", is_flag=True, help="Print the status as one line of JSON.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON, on one line.")
 @click.pass_context
 def up(
     context: click.Context,

@@ -15,7 +15,7 @@ import pytest
 from multidict import CIMultiDict
 
 from provisioning.api import handlers
-from provisioning.model import Fleet, NodeReport, Phase
+from provisioning.model import Event, Fleet, NodeReport, Phase
 from provisioning.spec.document import checked_fleet, encode_fleet
 from tests.provisioning.api.board import FLEET, JSON, SPEC, Board, instance, running_board
 from tests.waiting import eventually
@@ -98,6 +98,26 @@ async def test_one_instance_has_its_history(board: Board) -> None:
         "status": 404,
         "detail": "there is no instance 'llama-00099'; list them all to see",
     } == problem
+
+
+async def test_the_latest_events_are_listed_oldest_first(board: Board) -> None:
+    for number in range(3, 300):
+        history = tuple(Event(n + number / 1000, "started", str(n), 1) for n in range(5))
+        await board.put(instance(number, "tiny", history=history, port=25_000 + number))
+
+    latest = await board.ask("GET", "/events")
+    some = await board.ask("GET", "/events?since=990.5&pool=llama&phase=failed")
+
+    times = [event["at_s"] for event in latest]
+    assert 1000 == len(latest)
+    assert (sorted(times), 1000.0) == (times, max(times))
+    assert min(times) > 0.3, "the oldest are left out"
+    assert [("llama-00004", 1000.0, "started", "in 1.0 s", 1)] == [
+        tuple(event[name] for name in ("id", "at_s", "what", "detail", "generation"))
+        for event in some
+    ]
+    for wrong in ("x", "-1", "nan", "1e9", "", "1%0A"):
+        await board.ask("GET", f"/events?since={wrong}", expect=400)
 
 
 async def test_the_specification_is_given_as_it_is_stored_with_its_version(board: Board) -> None:

@@ -49,6 +49,9 @@ def on_terminal(
     words: Sequence[str],
     answer: bytes = b"",
     seen: Callable[[bytes], object] = lambda _: None,
+    *,
+    question: bytes = QUESTION,
+    env: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
     """Run a command on a terminal, where a person answers its first question.
 
@@ -57,6 +60,8 @@ def on_terminal(
         words: After `ollama-fleet`.
         answer: To the question.
         seen: Gets the whole screen whenever there is more on it.
+        question: What is on the screen when the answer is typed.
+        env: More variables.
 
     Returns:
         Its exit status and the screen.
@@ -65,7 +70,7 @@ def on_terminal(
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         (sys.executable, "-c", ON_TERMINAL, *program),
-        env={**os.environ, **environment(served)},
+        env={**os.environ, **environment(served), "TERM": "xterm", **(env or {})},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -73,7 +78,8 @@ def on_terminal(
     ) as process:
         os.close(theirs)
         try:
-            screen = _screen(ours, answer, seen, give_up_s=time.monotonic() + WITHIN_S)
+            give_up_s = time.monotonic() + WITHIN_S
+            screen = _screen(ours, answer, seen, question=question, give_up_s=give_up_s)
             process.wait(WITHIN_S)
         finally:
             process.kill()
@@ -82,7 +88,12 @@ def on_terminal(
 
 
 def _screen(
-    terminal: int, answer: bytes, seen: Callable[[bytes], object], *, give_up_s: float
+    terminal: int,
+    answer: bytes,
+    seen: Callable[[bytes], object],
+    *,
+    question: bytes,
+    give_up_s: float,
 ) -> bytes:
     """Return all that is shown until the other side is closed."""
     screen = b""
@@ -92,7 +103,7 @@ def _screen(
             if select.select([terminal], [], [], 1.0)[0]:
                 screen += os.read(terminal, 4096)
                 seen(screen)
-            if QUESTION in screen and not is_answered:
+            if question in screen and not is_answered:
                 is_answered = True
                 os.write(terminal, answer)
         pytest.fail(f"it does not end; on the screen: {screen.decode(errors='replace')}")

@@ -208,9 +208,9 @@ def test_apply_waits_for_what_failed_before_it_was_fixed(
     put(served, path, **FAILED)
     on_sleep(1, lambda: put(served, path, phase=Phase.STARTING))
 
-    result = run(served, "provisioner", "apply", "--yes", "--timeout=1", path)
+    result = run(served, "provisioner", "apply", "--yes", "--timeout=1s", path)
 
-    assert "0 of 2 instances ready after 1 s; the provisioner continues" in result.stderr
+    assert "0 of 2 instances ready after 1s; the provisioner continues" in result.stderr
     on_sleep(3, lambda: put(served, path))
     assert 0 == run(served, "provisioner", "apply", "--yes", path).exit_code
 

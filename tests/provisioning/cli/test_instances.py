@@ -14,7 +14,7 @@ from provisioning.client import Client, UnreachableError
 from provisioning.model import Phase, Reason
 from tests.provisioning.api.board import instance
 from tests.provisioning.api.served import Served
-from tests.provisioning.cli.running import on_terminal, run
+from tests.provisioning.cli.running import CTRL_C, on_terminal, run
 
 
 def ids(text: str) -> list[str]:
@@ -55,6 +55,57 @@ def test_a_name_that_no_instance_has_is_an_error_that_says_which_was_meant(
         "there is no model 'llama3.1:7b' that has instances; did you mean llama3.1:8b?",
         "there is no node 'n9' that has instances",
     ] == listed.stderr.splitlines()
+
+
+def test_a_list_is_sorted_by_a_column_and_reduced_to_ids(served: Served) -> None:
+    served.put(instance(2, "tiny", phase_since_s=2000.0))
+
+    def listed(*words: str) -> list[str]:
+        return run(served, "instances", "list", "-q", *words).stdout.splitlines()
+
+    assert ["llama-00004", "llama-00002"] == listed("--sort=phase")[:2]
+    assert "tiny-00002" == listed("--sort=for")[0]
+    assert "llama-00001" == listed("--sort", "developer")[0]
+    assert "llama-00004" == listed("--sort=node")[-1]
+    assert ["tiny-00001", "tiny-00002"] == listed("--pool=tiny")
+    assert 2 == run(served, "instances", "list", "-q", "--json").exit_code
+
+
+def test_a_list_has_the_address_of_each_instance(served: Served) -> None:
+    assert "http://127.0.0.1:20501" in run(served, "instances", "list").stdout.splitlines()[1]
+
+
+def test_a_terminal_shows_failed_instances_red_unless_colours_are_off(served: Served) -> None:
+    red = "\x1b[31mllama-00004"
+
+    assert red in on_terminal(served, ("instances", "list"))[1]
+    assert red not in on_terminal(served, ("instances", "list"), env={"NO_COLOR": "1"})[1]
+    assert "\x1b" not in run(served, "instances", "list").stdout
+    assert "\x1b[31mfault " in on_terminal(served, ("instances", "show", "llama-00004"))[1]
+
+
+def test_a_watched_list_follows_the_fleet_until_ctrl_c(served: Served) -> None:
+    changed = instance(1, "tiny", phase=Phase.FAILED, fault="gone")
+
+    def change(screen: bytes) -> None:
+        if screen.count(b"6 instances:") == 1:
+            served.put(changed)
+
+    words = ("instances", "list", "--watch")
+    status, screen = on_terminal(served, words, CTRL_C, change, question=b"gone")
+
+    assert 130 == status, screen
+    assert "no change was being sent" not in screen
+    assert "--watch needs a terminal" in run(served, *words).stderr
+
+
+def test_a_watched_list_has_as_many_lines_as_there_is_room() -> None:
+    many = [msgspec.structs.replace(DOCUMENT, id=f"a-{n:05}") for n in range(9)]
+
+    lines = list_text(many, now_s=1090.0, most=3).splitlines()
+
+    assert ["… and 6 more", "9 instances: 9 failed"] == lines[-2:]
+    assert 3 == sum(line.startswith("a-") for line in lines)
 
 
 def test_only_a_terminal_cuts_a_long_note(served: Served) -> None:

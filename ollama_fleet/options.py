@@ -1,0 +1,66 @@
+"""What options of all commands have in common: suggestions for choices, and groups in `--help`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import click
+
+from ollama_fleet.durations import parse_positive_duration_s
+from ollama_fleet.suggestions import did_you_mean
+
+
+class Choice(click.Choice[str]):
+    """One of some words; a refusal says which one was probably meant."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """Return what is wrong with a word, the known ones, and the closest of them."""
+        near = did_you_mean(str(value), map(str, self.choices))
+        return super().get_invalid_choice_message(value, ctx).rstrip(".") + near
+
+
+class Duration(click.ParamType[float]):
+    """A duration such as `90s` or `1h30m`, longer than 0, in seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the seconds; a default may be given as a number."""
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_positive_duration_s(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class GroupedCommand(click.Command):
+    """A command whose `--help` shows options such as `--web.…` together, below the others."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each group."""
+        records = defaultdict[str, list[tuple[str, str]]](list)
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                records[_group_of(param)].append(record)
+        for name in [name for name, listed in records.items() if len(listed) == 1]:
+            records[""] += records.pop(name) if name else []
+        for name in sorted(records):
+            with formatter.section(f"{name.capitalize()} options" if name else "Options"):
+                formatter.write_dl(records[name])
+
+
+def _group_of(param: click.Parameter) -> str:
+    """Return `web` of `--web.listen-address`; empty: it has no group."""
+    group, dot, _ = param.opts[0].partition(".")
+    return group.lstrip("-") if dot else ""
+
+
+class Group(click.Group):
+    """Commands with grouped options."""
+
+    command_class = GroupedCommand
+    group_class = type
