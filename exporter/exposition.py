@@ -206,8 +206,10 @@ def _labelled(series: Series, values: Mapping[Key, float], shard: str) -> Chunk:
     """Write a sample per key: the label values after the shard, in the order of the series."""
     head, labels = f'{series.name}{{shard="{shard}"', series.labels[1:]
     samples = sorted((_label_values(key), value) for key, value in values.items())
+    pairs = _pairs(labels)
     lines = [
-        f"{head}{_pairs(labels, label_values)}}} {value!r}\n" for label_values, value in samples
+        f"{head}{pairs % tuple(map(escape, label_values))}}} {value!r}\n"
+        for label_values, value in samples
     ]
     return _chunk(series, lines)
 
@@ -220,14 +222,15 @@ def _many_labelled(
     The first of the series has all keys. There may be tens of thousands, whose labels are as much
     work as their samples.
     """
-    (first_series, values), labels = group[0], group[0][0].labels[1:]
+    first_series, values = group[0]
+    pairs = _pairs(first_series.labels[1:])
     keys, runs = list(values), []
     for first in range(0, len(keys), CHUNK_SAMPLES):
         runs.append(sorted(keys[first : first + CHUNK_SAMPLES]))
         yield _chunk(first_series, ())
     ordered = heapq.merge(*runs)
     while some := list(islice(ordered, CHUNK_SAMPLES)):
-        labelled = [(key, f'shard="{shard}"{_pairs(labels, key)}') for key in some]
+        labelled = [(key, f'shard="{shard}"{pairs % tuple(map(escape, key))}') for key in some]
         for series, values in group:
             lines = [
                 f"{series.name}{{{text}}} {values[key]!r}\n"
@@ -241,10 +244,9 @@ def _label_values(key: str | tuple[str, ...]) -> tuple[str, ...]:
     return (key,) if isinstance(key, str) else key
 
 
-def _pairs(names: Sequence[str], values: Sequence[str]) -> str:
-    """Return further labels, to follow the first one."""
-    pairs = [f',{name}="{escape(value)}"' for name, value in zip(names, values, strict=True)]
-    return "".join(pairs)
+def _pairs(names: Sequence[str]) -> str:
+    """Return further labels, to follow the first one, as a format of their escaped values."""
+    return "".join([f',{name}="%s"' for name in names])
 
 
 def _histogram(series: Series, by_model: Mapping[str, Histogram], shard: str) -> Chunk:

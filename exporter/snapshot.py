@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Key = TypeVar("Key", bound="Hashable")
 Amount = TypeVar("Amount", int, float)
 
+HEALTHY = Status.HEALTHY
 QUANTILE = 0.99
 HIGH_QUANTILES = (0.5, 0.9, 0.99)
 """Of what hurts when it is high."""
@@ -255,7 +256,7 @@ class Aggregation:
         )
         self._add_failing([row.failing_since_s for row in rows if row.failing_since_s is not None])
         self._n_transient += sum([row.is_transient for row in rows])
-        healthy = [row for row in rows if row.status is Status.HEALTHY]
+        healthy = [row for row in rows if row.status is HEALTHY]
         self._add_starts(rows)
         self._add_speeds(healthy)
         self._add_values(rows)
@@ -292,29 +293,29 @@ class Aggregation:
         """Take in what instances report of themselves."""
         latencies, kv_cache, queued = self._all_latencies_s, self._kv_cache_ratios, self._queued
         for row in rows:
-            if row.reading is None:
+            if (reading := row.reading) is None:
                 continue
-            values = row.reading.verdict.values
-            if values.requests_queued is not None:
-                queued[row.counters.model] += values.requests_queued
-            if row.status is not Status.HEALTHY:
+            values, model = reading.verdict.values, row.counters.model
+            if (n_queued := values.requests_queued) is not None:
+                queued[model] += n_queued
+            if row.status is not HEALTHY:
                 continue
-            if values.latency_p99_s is not None:
-                latencies[row.counters.model].append(values.latency_p99_s)
+            if (latency_s := values.latency_p99_s) is not None:
+                latencies[model].append(latency_s)
                 if values.request_duration is None:
-                    self._latencies_s.append(values.latency_p99_s)
-            if values.kv_cache_usage_ratio is not None:
-                kv_cache[row.counters.model].append(values.kv_cache_usage_ratio)
+                    self._latencies_s.append(latency_s)
+            if (ratio := values.kv_cache_usage_ratio) is not None:
+                kv_cache[model].append(ratio)
 
     def _add_speeds(self, healthy: Sequence[Row]) -> None:
-        speeds = self._node_speeds
+        now_s, speeds = self._now_s, self._node_speeds
         for row in healthy:
             counters = row.counters
-            speed = speed_now(counters, row.canary, now_s=self._now_s)
+            speed = speed_now(counters, row.canary, now_s=now_s)
             if speed and row.reading is not None:
                 key = (row.target.node, counters.model, row.reading.engine)
-                if key in speeds:
-                    speeds[key].append(speed)
+                if (some := speeds.get(key)) is not None:
+                    some.append(speed)
                 else:
                     speeds[key] = [speed]
                     self._note_hardware(row.target)
