@@ -149,9 +149,13 @@ RULES = (
     Inhibition(
         sources=(named("OllamaFleetInventoryLost"),),
         # Not muted is HealthyInstancesLow, though a floor that is a fixed number makes it fire as
-        # well: it would no longer tell of an outage of what is still listed.
-        targets=(named("OllamaFleetInventoryShrunk", "OllamaFleetInventoryEmpty"),),
-        reason="The same figure, further down, and the day after.",
+        # well: an outage of what is still listed must page.
+        targets=(
+            named(
+                "OllamaFleetInventoryShrunk", "OllamaFleetInventoryEmpty", "OllamaFleetTrafficLost"
+            ),
+        ),
+        reason="The same figure, further down, and the day after, and what it costs.",
     ),
     Inhibition(
         # A rack that dies makes a ticket for each of its nodes and models: they wait as well, and
@@ -188,6 +192,11 @@ RULES = (
         reason="The p99 of all requests is known to be too high; these say it of some.",
     ),
     Inhibition(
+        sources=(named("OllamaFleetLatencyHighLowTraffic"),),
+        targets=(named("OllamaModelLatencyP99High"),),
+        reason="The same requests; its text names the slowest models.",
+    ),
+    Inhibition(
         # The budget's page as well: it comes minutes later, of the same failures.
         sources=(named("OllamaFleetRequestsFailing"),),
         targets=(named("OllamaModelRequestsFailing", "OllamaFleetErrorBudgetBurn"),),
@@ -210,7 +219,7 @@ RULES = (
         # It holds for less time than they do, so it mutes them before the first ticket.
         sources=(named("OllamaFleetManySlowNodes"),),
         targets=(named("OllamaNodeSlowerThanFleet"),),
-        reason="One page about many slow nodes, instead of a ticket for each.",
+        reason="One ticket about many slow nodes, instead of one for each.",
     ),
     Inhibition(
         # All hold for less time than what they mute, so they mute it before the first ticket.

@@ -31,6 +31,9 @@ EXCUSED = 'status=~"draining|provisioning|starting|away"'
 FAILING = 'status=~"unhealthy|unreachable|loading|unknown"'
 """Matches instances that should serve and do not."""
 
+NONE_LEFT = f"{AVAILABLE} == 0 and {EXPECTED} > 0"
+"""Where nothing is left there is an outage, however few there were."""
+
 LOSS_S = 900.0
 """What a loss is measured in: a quarter of an hour is compared with the one before."""
 LASTING_S = 2700.0
@@ -207,7 +210,9 @@ def _healthy_low(settings: Settings) -> Alert:
 def _low_number(settings: Settings, counted: str, floor: str) -> str:
     """Return the healthy instances if they are too few, wherever all shards are counted."""
     on = settings.scope.on()
-    return joined(counted, f"< {floor}", f"unless {on} {unpolled_shards(settings.scope)}")
+    return joined(
+        counted, f"< {floor}", f"unless {on} {unpolled_shards(settings.scope)}", "or", NONE_LEFT
+    )
 
 
 def _low_share(settings: Settings, floor: str) -> str:
@@ -217,8 +222,7 @@ def _low_share(settings: Settings, floor: str) -> str:
     is_rounded = least <= 2 and settings.thresholds.healthy_instances.value < 1
     if not is_rounded:
         low = joined(low, f"and {MISSING} >= {least}")
-    # Where nothing is left there is an outage, however few there were: the floor of one is one.
-    return joined(low, "or", f"{AVAILABLE} == 0 and {EXPECTED} > 0")
+    return joined(low, "or", NONE_LEFT)
 
 
 def _capacity_low(settings: Settings) -> Alert:
@@ -262,6 +266,8 @@ def _model_unavailable(settings: Settings) -> Alert:
             f'sum {scope.by("model")} ({MODEL_INSTANCES}{{model!="", status="healthy"}}) == 0',
             f"and {scope.on('model')}",
             f"sum {scope.by('model')} ({failing}) >= {least}",
+            # Nothing of the fleet is left: that is another page, and this would be one per model.
+            f"unless {scope.on()} {AVAILABLE} == 0",
         ),
         for_s=180,
         keep_firing_for_s=300,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alerts.model import Alert, Group, Recording, Severity
 from alerts.names import (
+    AVAILABLE_RATIO,
     GENERATED,
     LATENCY_BASELINE,
     LATENCY_HOUR,
@@ -34,6 +35,8 @@ BUSY = 0.5
 NORMAL = 0.8
 """From this share of the baseline on, traffic was normal for the day: it is no holiday."""
 NORMAL_WITHIN = "6h"
+SERVING = 0.5
+"""Below this share of available instances traffic is lost because they are."""
 WAS_NORMAL = f"(max_over_time({TRAFFIC_RATIO}[{NORMAL_WITHIN}]) >= {NORMAL})"
 RATE_S = 300
 TOKENS_PER_REQUEST = 100
@@ -116,6 +119,8 @@ def _traffic_lost(settings: Settings) -> Alert:
             f"{highest} ({TRAFFIC_RATIO}) < {number(round(1 - share, 12))}",
             # On a holiday traffic is low from the morning on, and was normal at no busy time.
             f"and {highest} (max_over_time({TRAFFIC_RATIO}[{NORMAL_WITHIN}])) >= {number(NORMAL)}",
+            # Instances that are gone answer no requests: that is another page.
+            f"unless {scope.on()} {AVAILABLE_RATIO} < {number(SERVING)}",
         ),
         for_s=300,
         keep_firing_for_s=300,

@@ -53,11 +53,8 @@ def _drained(settings: Settings) -> str:
     """
     interval = duration_text(settings.prometheus.evaluation_interval)
     draining = f"sum {settings.scope.by()} ({DRAINING} offset {interval})"
-    return joined(
-        f"clamp_min({PERMANENT} offset {interval} - {PERMANENT}, 0) < {draining}",
-        "or",
-        draining,
-    )
+    left = f"clamp_min({PERMANENT} offset {interval} - {PERMANENT}, 0)"
+    return joined(f"{left} < {draining}", "or", f"{draining} <= {left}")
 
 
 def _before(settings: Settings) -> str:

@@ -153,6 +153,7 @@ def _latency_high_low_traffic(settings: Settings) -> Alert:
         description=(
             "One request in a hundred takes longer than {{ $value | humanizeDuration }}; the limit "
             f"is {limit}. Requests are few: this is the p99 of the last {window}."
+            f"{_slow_models(settings)}"
         ),
     )
 

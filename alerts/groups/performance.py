@@ -12,6 +12,7 @@ from alerts.names import (
     GENERATED,
     INVENTORY,
     MEASURED,
+    MISSING,
     MODEL_SPEED,
     NODE_SPEED_RATIO,
     QUEUED,
@@ -69,26 +70,40 @@ def _speeds(settings: Settings) -> tuple[Recording, ...]:
 
 
 def _throughput_low(settings: Settings) -> Alert:
-    level = settings.thresholds.tokens_per_second
+    scope, level = settings.scope, settings.thresholds.tokens_per_second
     share = f" ({level})" if level.is_per_instance else ""
     return Alert(
         name="OllamaFleetTokenThroughputLow",
         settings=(
             "thresholds.tokens_per_second",
             "thresholds.min_measured",
+            *(["thresholds.min_missing"] if _is_share(settings) else []),
         ),
-        expr=joined(CAPACITY, f"< {speed_floor(settings)}"),
+        expr=joined(CAPACITY, f"< {speed_floor(settings)}", *_guards(settings)),
         for_s=300,
         keep_firing_for_s=300,
         severity=Severity.CRITICAL,
         summary="Generation capacity of the fleet is too low.",
         description=(
             "The healthy instances can generate {{ $value | humanize }} tokens/s, less than the "
-            f"floor of {count(settings.scope, speed_floor(settings), form=NUMBER)}{share}."
+            f"floor of {count(scope, speed_floor(settings), form=NUMBER)}{share}."
             f"{_slow_nodes(settings)} This is capacity, not current load. First: see whether "
             "instances are missing, or nodes slowed down (temperature, power, a driver)."
         ),
     )
+
+
+def _is_share(settings: Settings) -> bool:
+    return settings.thresholds.tokens_per_second.is_per_instance and not settings.fixed_size
+
+
+def _guards(settings: Settings) -> tuple[str, ...]:
+    """Return what else must hold: several instances are missing, or those that serve are slow."""
+    if not _is_share(settings):
+        return ()
+    thresholds, healthy = settings.thresholds, f"sum {settings.scope.by()} ({HEALTHY})"
+    slow = f"{CAPACITY} < {of_size(thresholds.tokens_per_second, healthy)}"
+    return (f"and ({MISSING} >= {thresholds.min_missing} or {slow})",)
 
 
 def _slow_nodes(settings: Settings) -> str:

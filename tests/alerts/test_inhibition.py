@@ -57,6 +57,10 @@ def _sent_after_s(name: str) -> float:
         ("OllamaFleetAllDrained", "OllamaFleetDrainedLong"),
         ("OllamaModelUnavailable", "OllamaModelInstancesDown"),
         ("OllamaFleetInventoryLost", "OllamaFleetInventoryEmpty"),
+        ("OllamaFleetInventoryLost", "OllamaFleetTrafficLost"),
+        ("OllamaFleetAllDrained", "OllamaFleetTrafficLost"),
+        ("OllamaFleetClusterLabelMissing", "OllamaFleetReplicasDisagree"),
+        ("OllamaFleetLatencyHighLowTraffic", "OllamaModelLatencyP99High"),
         ("OllamaFleetHealthyInstancesLow", "OllamaFleetTokenThroughputLow"),
         ("OllamaFleetHealthyInstancesLow", "OllamaNodeInstancesDown"),
         ("OllamaNodeInstancesDown", "OllamaNodeSlowerThanFleet"),
@@ -151,8 +155,14 @@ MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
     (
         "a lost inventory mutes the shrunk one and no outage of what is still listed",
         named("OllamaFleetInventoryLost"),
-        named("OllamaFleetInventoryShrunk", severity="warning"),
+        named("OllamaFleetInventoryShrunk", severity="warning") + named("OllamaFleetTrafficLost"),
         named("OllamaFleetHealthyInstancesLow", "OllamaFleetLatencyP99High"),
+    ),
+    (
+        "latency at low traffic mutes that of single models, and nothing else about latency",
+        named("OllamaFleetLatencyHighLowTraffic", severity="warning"),
+        named("OllamaModelLatencyP99High", severity="warning", model="m"),
+        named("OllamaFleetLatencyOutliers", "OllamaFleetLatencyRising", severity="warning"),
     ),
     (
         "too few instances mute what follows from that",
