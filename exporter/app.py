@@ -18,7 +18,7 @@ from exporter.descriptors import (
     instance_connections,
     raise_limit,
 )
-from exporter.errors import InputError, SourceError
+from exporter.errors import InputError
 from exporter.fleet_log import log_fleet
 from exporter.instance_client import TransportConfig
 from exporter.inventory import Change, Inventory
@@ -471,24 +471,3 @@ class Exporter:
         await self._tasks.close()
         await asyncio.gather(*self._rereads, return_exceptions=True)
         await self._close_canary()
-
-
-async def check(config: Config) -> str:
-    """Read the web configuration and the inventory once; say what is in the inventory.
-
-    Raises:
-        InputError: One of them is bad.
-        SourceError: An inventory cannot be read now, which would not keep the exporter from
-            starting, but leaves it unchecked.
-    """
-    guard_of(config)
-    inventory = inventory_of(config, SystemClock())
-    try:
-        await inventory.load()
-        for state in inventory.states:
-            if state.last_error:
-                raise SourceError(f"the inventory is not checked: {state.last_error}")
-        parts = ", ".join(f"{state.n_instances:,} in {state.source}" for state in inventory.states)
-        return f"{sum(state.n_instances for state in inventory.states):,} instances ({parts})"
-    finally:
-        await inventory.close()

@@ -17,11 +17,12 @@ import uvloop
 
 from exporter import config as configuration
 from exporter.app import Exporter
-from exporter.app import check as check_inventory
+from exporter.check import InstanceCheck, inventory_text, read_settings
 from exporter.config import Config, Given
 from exporter.errors import ExporterError
 from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS
 from ollama_fleet import logs, systemd
+from ollama_fleet.clock import SystemClock
 from ollama_fleet.options import GroupedCommand
 from ollama_fleet.signals import on_hangup
 
@@ -68,8 +69,14 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     envvar=CONFIG_FILE_VARIABLE,
     help="YAML file with settings; keys are the options' names, dots may be nesting.",
 )
-@click.option("--check", is_flag=True, help="Check the settings and the inventory, then exit.")
-def exporter(config_file: Path | None, check: bool, **options: Texts) -> None:
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Check the settings and the inventory, ask each instance once, print a table, and exit. "
+    "Exit status 1: settings or inventory are bad; instances that do not answer are no fault.",
+)
+@click.option("--json", "is_json", is_flag=True, help="With --check: print JSON, as of /instances.")
+def exporter(config_file: Path | None, *, check: bool, is_json: bool, **options: Texts) -> None:
     """Poll every instance of a fleet and publish the results for Prometheus.
 
     Each option is also an environment variable: --poll.interval is OLLAMA_FLEET_POLL_INTERVAL. The
@@ -81,11 +88,14 @@ def exporter(config_file: Path | None, check: bool, **options: Texts) -> None:
       ollama-fleet exporter --inventory http://127.0.0.1:8080/instances --poll.interval 30s
       ollama-fleet exporter --inventory 'http://p1:8080/instances|http://p2:8080/instances'
     """  # noqa: D301 - click keeps the lines after a backspace as they are
+    if is_json and not check:
+        raise click.UsageError("--json goes with --check")
     try:
         config = _config(config_file, options)
         logs.configure(config.log_level, config.log_format)
         read_config = partial(_config, config_file, options)
-        uvloop.run(_check(config) if check else _serve(config, read_config))
+        work = _check(config, is_json=is_json) if check else _serve(config, read_config)
+        uvloop.run(work)
     except ExporterError as error:
         raise click.ClickException(str(error)) from error
 
@@ -114,8 +124,17 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Given]:
     return given
 
 
-async def _check(config: Config) -> None:
-    click.echo(f"The settings are good: {await check_inventory(config)}", err=True)
+async def _check(config: Config, *, is_json: bool) -> None:
+    clock = SystemClock()
+    inventory = await read_settings(config, clock)
+    click.echo(f"The settings are good: {inventory_text(inventory)}", err=True)
+    check = InstanceCheck(inventory, config, clock)
+    n = len(inventory.targets)
+    with click.progressbar(
+        length=n, label="Asking", show_pos=True, file=sys.stderr, hidden=not sys.stderr.isatty()
+    ) as bar:
+        await check.run(lambda: bar.update(1))
+    click.echo(check.to_json() if is_json else check.to_text())
 
 
 async def _serve(config: Config, read_config: Callable[[], Config]) -> None:
