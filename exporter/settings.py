@@ -463,6 +463,7 @@ SETTINGS = (
         "Format of log lines.",
         one_of(*FORMATS),
         "|".join(FORMATS),
+        needs_restart=True,
     ),
 )
 

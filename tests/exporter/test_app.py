@@ -18,11 +18,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter import app, catalogue, descriptors
-from exporter.app import Exporter, check
+from exporter.app import Exporter
 from exporter.catalogue import Series
+from exporter.check import inventory_text, read_settings
 from exporter.config import Config, Given, build
 from exporter.descriptors import RESERVE, raise_limit
 from exporter.errors import ExporterError, SourceError
+from ollama_fleet.clock import SystemClock
 from tests.exporter.fetching import fetch
 from tests.exporter.servers import Handler, answering, hanging, saying, serving
 from tests.ports import free_port
@@ -259,7 +261,7 @@ async def test_the_query_of_an_inventorys_url_is_shown_nowhere(
     shown: list[str] = []
     async with AsyncExitStack() as stack:
         async with serving(answering(bodies), port):
-            shown.append(await check(of))
+            shown.append(inventory_text(await read_settings(of, SystemClock())))
             exporter = await stack.enter_async_context(Exporter(of))
         if fault is not None:
             await stack.enter_async_context(serving(fault, port))
@@ -267,7 +269,7 @@ async def test_the_query_of_an_inventorys_url_is_shown_nowhere(
         reload_successful = catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL
         await pages.until_values(reload_successful, [0.0, 0.0, 0.0])
         with pytest.raises(SourceError) as caught:
-            await check(of)
+            inventory_text(await read_settings(of, SystemClock()))
         shown.append(str(caught.value))
         paths = ["/metrics", "/-/ready", "/instances", "/"]
         shown += [(await fetch(exporter.port, path)).text for path in paths]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -75,9 +76,36 @@ def problems(result: Result) -> list[str]:
 def test_good_settings_and_a_good_inventory_pass_the_check(inventory: Path) -> None:
     result = run("--inventory", inventory, "--check")
 
-    assert (0, "") == (result.exit_code, result.stdout)
-    assert "The settings are good" in result.stderr
-    assert "2 instances" in result.stderr
+    assert 0 == result.exit_code
+    assert result.stderr.endswith(f"The settings are good: 2 instances (2 in {inventory})\n")
+    head, *rows, summary = result.stdout.splitlines()
+    assert ["ID", "URL", "STATUS"] == head.split()[:3]
+    assert [["i0", "unreachable"], ["i1", "unreachable"]] == [row.split()[:3:2] for row in rows]
+    assert "0 of 2 instances healthy: 2 refused (i0, i1)" == summary
+
+
+def test_the_check_prints_json_as_instances_does(inventory: Path) -> None:
+    result = run("--inventory", inventory, "--check", "--json")
+
+    found = {one["id"]: one["last_outcome"] for one in json.loads(result.stdout)}
+    assert {"i0": "refused", "i1": "refused"} == found
+    assert 2 == run("--inventory", inventory, "--json").exit_code
+
+
+def test_the_check_refuses_what_would_not_start(inventory: Path) -> None:
+    """Also an address that no interface of the machine has; not one that the exporter is using."""
+    faults = {
+        "--web.listen-address=nobody.invalid:1": "cannot listen on nobody.invalid:1: ",
+        "--web.listen-address=192.0.2.1:80": "cannot listen on 192.0.2.1:80: Cannot assign",
+        "--ui.healthy-instances=110%": "must be at most 100%",
+    }
+
+    for option, fault in faults.items():
+        (found,) = problems(run("--inventory", inventory, "--check", option))
+        assert fault in found
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        address = f"--web.listen-address=127.0.0.1:{used.getsockname()[1]}"
+        assert 0 == run("--inventory", inventory, "--check", address).exit_code
 
 
 def test_the_check_reads_the_inventory(inventory: Path) -> None:

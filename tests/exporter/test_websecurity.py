@@ -18,10 +18,12 @@ from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 
 from exporter import app
-from exporter.app import Exporter, check
+from exporter.app import Exporter
+from exporter.check import read_settings
 from exporter.config import Config, Given, build
 from exporter.errors import InputError
 from exporter.websecurity import MAX_CHECKS, MAX_CHECKS_OF_ONE, Guard
+from ollama_fleet.clock import SystemClock
 from tests.exporter.fetching import Fetched, fetch
 from tests.waiting import eventually
 
@@ -661,7 +663,7 @@ async def test_a_bad_web_configuration_neither_starts_nor_passes_the_check(file:
     file.write("basic_auth_users: {alice: secret}")
 
     with pytest.raises(InputError, match=r"basic_auth_users\.alice: is not a bcrypt hash"):
-        await check(config(file))
+        await read_settings(config(file), SystemClock())
     with pytest.raises(InputError, match=r"basic_auth_users\.alice"):
         async with Exporter(config(file)):
             pass
