@@ -231,6 +231,7 @@ def test_settings_that_need_a_restart_are_named_each() -> None:
         web__token_file="t",  # noqa: S106
         web__write_timeout="1s",
         web__max_connections="9",
+        log__format="json",
     )
 
     assert kept - {"web.config.file"} == {one.place for one in restarts(changed(before, after))}
