@@ -15,6 +15,7 @@ from exporter.scrape_target import ScrapeTarget
 from exporter.selfmetrics import Request
 from exporter.status import Departed, StatusHistory
 from exporter.steps import batched, run_in_steps, sorted_in_steps
+from ollama_fleet.tables import count_text
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -86,7 +87,8 @@ class Poller:
         metrics.open_connections.set_function(self._n_open)
 
     def __repr__(self) -> str:
-        return f"<Poller {len(self._scrape_targets)} instances, {self._n_open()} open connections>"
+        instances = count_text(len(self._scrape_targets), "instance")
+        return f"<Poller {instances}, {count_text(self._n_open(), 'open connection')}>"
 
     @property
     def scrape_targets(self) -> Mapping[str, ScrapeTarget]:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from ollama_fleet import systemd
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.tokens import Tokens
-from ollama_fleet.version import VERSION
+from ollama_fleet.version import VERSION, revision
 from provisioning import descriptors
 from provisioning.api.auth import SERVER_OPTION
 from provisioning.api.commands import Commands
@@ -118,6 +118,14 @@ async def running(settings: Settings, hangups: asyncio.Event | None = None) -> A
         if period_s := systemd.watchdog_s():
             beside.append(systemd.feed_watchdog(period_s))
         await stack.enter_async_context(_going_on(cache, controller, beside))
+        log.info(
+            "provisioner started version=%s revision=%s fleet=%s store=%s url=%s",
+            VERSION,
+            revision(),
+            settings.fleet,
+            settings.store_url,
+            url,
+        )
         yield url
 
 

@@ -27,6 +27,7 @@ from exporter.model import Target
 from exporter.steps import with_pauses
 from ollama_fleet.clock import Clock, SystemClock
 from ollama_fleet.problems import MAX_PROBLEMS, Problem
+from ollama_fleet.tables import count_text
 
 log = logging.getLogger("exporter.inventory")
 
@@ -192,7 +193,8 @@ class Inventory:
 
     def __repr__(self) -> str:
         sources = ", ".join(self._described(state) for state in self.states)
-        return f"<Inventory: {len(self._targets):,} instances (shard {self._shard}); {sources}>"
+        instances = count_text(len(self._targets), "instance")
+        return f"<Inventory: {instances} (shard {self._shard}); {sources}>"
 
     @property
     def targets(self) -> tuple[Target, ...]:

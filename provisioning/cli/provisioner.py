@@ -166,8 +166,7 @@ async def _until_stopped(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     hangups = asyncio.Event()
     on_hangup(hangups.set)
-    async with running(settings, hangups) as url:
-        log.info("API listens url=%s", url)
+    async with running(settings, hangups):
         notify("READY=1")
         await stopped.wait()
         notify("STOPPING=1")

@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 
 from ollama_fleet.tokens import TokenFileError
+from ollama_fleet.version import VERSION, revision
 from provisioning import controller
 from provisioning.app import Settings, running
 from provisioning.errors import ListenError, ProvisionerError, StoreError
@@ -143,6 +144,21 @@ async def test_the_token_is_made_and_only_its_path_is_logged(
     token = (tmp_path / "token").read_text().strip()
     assert f"API token created file={tmp_path / 'token'}" in caplog.text
     assert token not in caplog.text
+
+
+async def test_the_log_says_which_provisioner_began_and_where(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "provisioning")
+    of = settings(tmp_path)
+    async with running(of) as url:
+        pass
+
+    (line,) = [one for one in caplog.messages if one.startswith("provisioner started ")]
+    assert line == (
+        f"provisioner started version={VERSION} revision={revision()} fleet={of.fleet} "
+        f"store={of.store_url} url={url}"
+    )
 
 
 async def test_a_provisioner_may_open_as_many_files_as_the_machine_lets_it(tmp_path: Path) -> None:
