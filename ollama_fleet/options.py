@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any
 
 import click
 
-from ollama_fleet.durations import parse_positive_duration_s
+from ollama_fleet.durations import duration_text, parse_duration_s
 from ollama_fleet.suggestions import did_you_mean
 
 
@@ -21,9 +22,17 @@ class Choice(click.Choice[str]):
 
 
 class Duration(click.ParamType[float]):
-    """A duration such as `90s` or `1h30m`, longer than 0, in seconds."""
+    """A duration such as `90s` or `1h30m`, within bounds, in seconds."""
 
     name = "duration"
+
+    def __init__(
+        self, least_s: float = 0.001, most_s: float = math.inf, *, is_whole: bool = False
+    ) -> None:
+        """Take the bounds, and whether it has to be whole seconds."""
+        self._least_s = least_s
+        self._most_s = most_s
+        self._is_whole = is_whole
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -32,9 +41,19 @@ class Duration(click.ParamType[float]):
         if isinstance(value, float):
             return value
         try:
-            return parse_positive_duration_s(value)
+            duration_s = parse_duration_s(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        if fault := self._fault(duration_s):
+            self.fail(f"must be {fault}, got {value}", param, ctx)
+        return duration_s
+
+    def _fault(self, duration_s: float) -> str:
+        if duration_s < self._least_s:
+            return f"at least {duration_text(self._least_s)}"
+        if duration_s > self._most_s:
+            return f"at most {duration_text(self._most_s)}"
+        return "whole seconds" if self._is_whole and duration_s % 1 else ""
 
 
 class GroupedCommand(click.Command):

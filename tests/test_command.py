@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -57,6 +58,37 @@ def test_help_lists_every_command_with_what_it_does() -> None:
 def test_an_unknown_command_says_which_one_was_meant() -> None:
     assert "Did you mean 'instances'?" in run("instnces", "list").stderr
     assert "No such command 'xyz'.\n" in run("xyz").stderr
+
+
+def options(command: click.Command, name: str) -> Iterator[tuple[str, click.Option]]:
+    """Yield each option of a command and of those below it, after the command's name."""
+    yield from ((name, one) for one in command.params if isinstance(one, click.Option))
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(click.Context(command)):
+            found = command.get_command(click.Context(command), inner)
+            assert found is not None
+            yield from options(found, f"{name} {inner}")
+
+
+def test_options_of_all_commands_are_spelled_alike() -> None:
+    """A file is a file, a time has its unit, and what is the same has the same words."""
+    begins = {"--json": "Print JSON", "--yes": "Do not ask before"}
+    odd = []
+    for name, option in options(main, ""):
+        opt, words = max(option.opts, key=len), option.help or ""
+        metavar = option.make_metavar(click.Context(main))
+        if not words.startswith(begins.get(opt, "")) or words[-1:] not in ".]":
+            odd.append(f"{name} {opt}: {words}")
+        if "SECONDS" in metavar or "econds" in words.split(" ")[0]:
+            odd.append(f"{name} {opt} is no duration")
+        if opt.endswith(("url", "-prometheus")) and "URL" not in metavar:
+            odd.append(f"{name} {opt} {metavar} is no URL")
+        if opt.endswith("-file") and "FILE" not in metavar.upper():
+            odd.append(f"{name} {opt} {metavar} is no file")
+        if opt.endswith("-dir") and "DIR" not in metavar.upper():
+            odd.append(f"{name} {opt} {metavar} is no folder")
+
+    assert [] == odd
 
 
 @pytest.mark.parametrize("name", COMMANDS)

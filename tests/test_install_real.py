@@ -112,7 +112,7 @@ def test_a_wheel_runs_the_demo_with_all_the_processes_that_it_starts(
     shell.install(WAYS["pip install WHEEL"], built, "demo")
 
     done = shell.run_ours(
-        "up --simulated=20 --llama-servers=1 --duration=1 --json --run-dir=../run"
+        "up --simulated=20 --llama-servers=1 --duration=1s --json --run-dir=../run"
     )
 
     assert 0 == done.returncode, done.stderr

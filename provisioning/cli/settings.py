@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from ollama_fleet.logs import FORMATS, LEVELS
-from ollama_fleet.options import Choice
+from ollama_fleet.options import Choice, Duration
 from ollama_fleet.urls import host_port
 from provisioning.api.server import MAX_CONNECTIONS
 from provisioning.app import Settings, is_everywhere
@@ -60,9 +60,9 @@ OPTIONS = (
     Option("store.password-file", "File with the password of store.user.", FILE),
     Option(
         "store.lease",
-        "Seconds until a silent leader loses its lease, with etcd.",
-        click.IntRange(2, 600),
-        10,
+        "How long a silent leader keeps its lease, with etcd; 2s to 10m.",
+        Duration(2, 600, is_whole=True),
+        "10s",
     ),
     Option("web.listen-address", "Listen address of the API.", default=LISTEN_ADDRESS),
     Option(
@@ -122,6 +122,7 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
             f"--{option.name}",
             option.attribute,
             type=option.type,
+            metavar="URL" if option.name.endswith("url") else None,
             default=option.default,
             show_default=option.shown_default or option.default not in (None, ""),
             envvar=option.variable,
@@ -149,7 +150,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
         advertised_url=given["web_external_url"],
         token_file=given["web_token_file"],
         audit_file=given["web_audit_file"],
-        lease_s=given["store_lease"],
+        lease_s=int(given["store_lease"]),
         max_connections=given["web_max_connections"],
         credentials=Credentials(
             ca_file=given["store_ca_file"],

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
+from ollama_fleet.options import Duration
 from provisioning.demo import app
 from provisioning.demo.errors import DemoError
 from provisioning.demo.plan import Settings
@@ -84,16 +85,16 @@ def port_option(name: str, default: int) -> Callable[[Command], Command]:
 @click.option(
     "--poll-interval",
     "poll_interval_s",
-    type=click.IntRange(1, LONGEST_INTERVAL_S),
-    metavar="SECONDS",
-    default=5,
-    help="Interval of polls, scrapes, and evaluations of the rules.",
+    type=Duration(1, LONGEST_INTERVAL_S, is_whole=True),
+    metavar="DURATION",
+    default="5s",
+    help="Interval of polls, scrapes, and evaluations of the rules, 1s to 1m.",
 )
 @click.option(
     "--duration",
     "duration_s",
-    type=click.FloatRange(0),
-    metavar="SECONDS",
+    type=Duration(0),
+    metavar="DURATION",
     show_default="until Ctrl-C",
     help="Stop this long after all is ready.",
 )
@@ -111,7 +112,7 @@ def up(
     exporter_port: int,
     prometheus_port: int,
     alertmanager_port: int,
-    poll_interval_s: int,
+    poll_interval_s: float,
     duration_s: float | None,
     is_json: bool,
 ) -> None:
@@ -133,7 +134,7 @@ def up(
         exporter=_wanted(context, "the exporter", "exporter_port", exporter_port),
         prometheus=_wanted(context, "Prometheus", "prometheus_port", prometheus_port),
         alertmanager=_wanted(context, "Alertmanager", "alertmanager_port", alertmanager_port),
-        poll_interval_s=poll_interval_s,
+        poll_interval_s=int(poll_interval_s),
         duration_s=duration_s,
         is_json=is_json,
     )

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
+from ollama_fleet.durations import duration_text
 from ollama_fleet.tokens import TokenFileError, first_token
 from provisioning.client import Client
 from provisioning.demo import processes
@@ -46,7 +47,7 @@ def simulated_fleet(plan: Plan, demo: Demo) -> ChildSpec:
     command = processes.our_command(
         "simulate",
         f"--host-containers={ports[0]}-{ports[-1]}",
-        f"--load-seconds={LOAD_S:g}",
+        f"--load-time={duration_text(LOAD_S)}",
         # The p99 is of requests then; of a few canaries it would be that of the real servers.
         "--request-histogram",
         f"--control.listen-address={address_of(demo.control_port)}",

@@ -16,6 +16,7 @@ import uvloop
 from click.core import ParameterSource
 
 from ollama_fleet import logs
+from ollama_fleet.options import Choice, Duration, GroupedCommand
 from ollama_fleet.tables import count_text
 from ollama_fleet.tokens import TokenFileError
 from ollama_fleet.urls import host_port
@@ -212,6 +213,7 @@ faults; node_gone: the node's containers are dead, and the control API answers 5
 
 
 @click.command(
+    cls=GroupedCommand,
     help=HELP,
     context_settings={
         "auto_envvar_prefix": "OLLAMA_FLEET_SIMULATE",
@@ -224,7 +226,7 @@ faults; node_gone: the node's containers are dead, and the control API answers 5
 )
 @click.option("--instances", default=100, help="How many instances.")
 @click.option("--nodes", type=int, help="How many nodes; without it, one for every 100.")
-@click.option("--mode", type=click.Choice([*map(str, Mode)]), default="fleet", help="Server kind.")
+@click.option("--mode", type=Choice([*map(str, Mode)]), default="fleet", help="Server kind.")
 @click.option(
     "--ollama-share",
     type=click.FloatRange(0, 1),
@@ -254,7 +256,7 @@ faults; node_gone: the node's containers are dead, and the control API answers 5
 @click.option("--inventory", type=FILE, help="Keep the inventory in this file.")
 @click.option(
     "--inventory-engine",
-    type=click.Choice([*map(str, InventoryEngine)]),
+    type=Choice([*map(str, InventoryEngine)]),
     default="mode",
     help="The engine that the inventory names: the mode's own, or auto.",
 )
@@ -265,9 +267,11 @@ faults; node_gone: the node's containers are dead, and the control API answers 5
     help="Start without instances; a provisioner creates containers on these ports.",
 )
 @click.option(
-    "--load-seconds",
-    type=click.FloatRange(min=0),
-    default=2.0,
+    "--load-time",
+    "load_time_s",
+    type=Duration(0),
+    metavar="DURATION",
+    default="2s",
     help="How long a hosted container is loading after its start.",
 )
 @click.option(
@@ -325,7 +329,7 @@ def settings_of(
     control_token_file: Path,
     keep_alive: float,
     host_containers: range | None,
-    load_seconds: float,
+    load_time_s: float,
     **others: Any,
 ) -> Settings:
     """Make the settings from the options; `others` are FleetSpec's fields of the same names.
@@ -350,7 +354,7 @@ def settings_of(
         control_host=host,
         control_port=port,
         token_path=control_token_file,
-        hosting=None if host_containers is None else Hosting(host_containers, load_seconds),
+        hosting=None if host_containers is None else Hosting(host_containers, load_time_s),
     )
 
 

@@ -38,7 +38,7 @@ async def rack(run_dir: Path, ports: range) -> AsyncIterator[tuple[list[Simulato
     command = (
         *(sys.executable, "-P", "-m", "ollama_fleet", "simulate"),
         f"--host-containers={ports[0]}-{ports[-1]}",
-        "--load-seconds=0.5",
+        "--load-time=500ms",
         f"--control.listen-address=127.0.0.1:{control_port}",
         f"--control.token-file={token_path}",
     )

@@ -66,7 +66,7 @@ def three_members(folder: Path) -> Iterator[Cluster]:
 async def three(made: Lab, cluster: Cluster, spec: Path) -> None:
     """Start three provisioners, and apply a fleet."""
     for _ in range(3):
-        made.provisioner(f"--store.lease={LEASE_S}", store=cluster.url).start()
+        made.provisioner(f"--store.lease={LEASE_S}s", store=cluster.url).start()
     for one in made.provisioners:
         await eventually(one.is_ready)
     await made.done("provisioner", "apply", str(spec))

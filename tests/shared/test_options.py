@@ -46,10 +46,17 @@ def test_a_wrong_choice_says_which_one_was_meant() -> None:
     assert "'x' is not one of 'debug', 'info'\n" in run("--log.level=x")
 
 
-def test_a_duration_has_its_unit() -> None:
+def test_a_duration_has_its_unit_and_its_bounds() -> None:
+    bounded = Duration(2, 60, is_whole=True)
+
     assert ["90.0\n", "1.5\n"] == [run("--wait=1m30s"), run()]
-    for wrong in ("5", "0", "x", "-1s"):
+    assert (2.0, 60.0) == tuple(bounded.convert(text, None, None) for text in ("2s", "1m"))
+    for wrong in ("5", "x", "-1s"):
         assert "such as 7d, 1h30m, 15s or 500ms" in run(f"--wait={wrong}")
+    assert "must be at least 1ms, got 0" in run("--wait=0")
+    for wrong, fault in (("1s", "least 2s"), ("61s", "most 1m"), ("2500ms", "whole seconds")):
+        with pytest.raises(click.BadParameter, match=f"{fault}, got {wrong}"):
+            bounded.convert(wrong, None, None)
 
 
 class Terminal(io.StringIO):

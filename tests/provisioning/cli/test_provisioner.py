@@ -314,7 +314,7 @@ VALUES: Mapping[str, str] = {
     "store.key-file": "/s/key",
     "store.user": "ann",
     "store.password-file": "/s/password",
-    "store.lease": "30",
+    "store.lease": "30s",
     "web.listen-address": "[::1]:9",
     "web.max-connections": "7",
     "web.external-url": "https://fleet.example",
@@ -428,7 +428,10 @@ def test_wrong_options_are_refused_before_anything_starts(tmp_path: Path) -> Non
         *(("must be HOST:PORT such as", [f"--web.listen-address={one}"]) for one in addresses),
         *(("--fleet must be", [f"--fleet={one}"]) for one in names),
         *(("--web.external-url", [etcd, f"--web.listen-address={one}:1"]) for one in ("", "[::]")),
-        *(("--store.lease", [f"--store.lease={one}"]) for one in ("1", "601", "x")),
+        *(
+            ("--store.lease", [f"--store.lease={one}"])
+            for one in ("1s", "601s", "2500ms", "30", "x")
+        ),
         *(("is a directory", [f"--{one}={tmp_path}"]) for one in VALUES if one.endswith("-file")),
         ("--nodes.ca-file, .certificate-file and .key-file go together", files),
         ("must be names of variables, got 'a b'", ["--processes.pass-environment=A,a b"]),
@@ -439,5 +442,5 @@ def test_wrong_options_are_refused_before_anything_starts(tmp_path: Path) -> Non
         result, made = parsed(words)
         assert (2, []) == (result.exit_code, made), words
         assert text in " ".join(result.output.split()), words
-    assert (2, 600) == tuple(settings([f"--store.lease={one}"]).lease_s for one in (2, 600))
+    assert (2, 600) == tuple(settings([f"--store.lease={one}"]).lease_s for one in ("2s", "10m"))
     assert "x" * 60 == settings([f"--fleet={'x' * 60}"]).fleet

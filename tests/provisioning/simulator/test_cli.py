@@ -113,9 +113,7 @@ def test_options_come_from_the_environment_too(environment: dict[str, str]) -> N
 def test_containers_are_hosted_until_a_signal(environment: dict[str, str], tmp_path: Path) -> None:
     ports = free_range(5)
     del environment["OLLAMA_FLEET_SIMULATE_LISTEN_PORT"]
-    with _started(
-        environment, "--host-containers", f"{ports[0]}-{ports[-1]}", "--load-seconds=0"
-    ) as (
+    with _started(environment, "--host-containers", f"{ports[0]}-{ports[-1]}", "--load-time=0") as (
         process,
         where,
     ):
