@@ -35,6 +35,7 @@ from exporter.options import (
     ui_config_of,
 )
 from exporter.poller import Poller
+from exporter.probe import Prober
 from exporter.publisher import Publisher
 from exporter.reload import assign, changed, restarts
 from exporter.resolver import Resolver
@@ -58,7 +59,8 @@ from ollama_fleet.tokens import TokenFileError
 from ollama_fleet.version import VERSION, revision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from exporter.config import Config
@@ -89,7 +91,9 @@ class Exporter:
         *,
         read_config: Callable[[], Config] | None = None,
         hangups: asyncio.Event | None = None,
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
+        self._sockets = sockets
         self._config = config
         self._read_config = read_config or (lambda: self._config)
         self._hangups = hangups or asyncio.Event()
@@ -331,14 +335,13 @@ class Exporter:
 
     def _log_start(self) -> None:
         sources = [state.source for state in self._inventory.states]
-        host, port = self._config.web_listen_address
         log.info(
             "exporter starts version=%s revision=%s sources=%s poll_interval=%s listen_address=%s",
             VERSION,
             revision(),
             ", ".join([*sources[:MAX_SOURCES], *(["…"] if len(sources) > MAX_SOURCES else [])]),
             duration_text(self._config.poll_interval),
-            f"{host}:{port}",
+            ", ".join(f"{host}:{port}" for host, port in self._config.web_listen_address),
         )
 
     def _new_prometheus(self) -> Prometheus | None:
@@ -376,6 +379,7 @@ class Exporter:
             lambda: self._inventory.states,
             clock,
             prometheus_url=config.ui_prometheus_url,
+            telemetry_path=config.web_telemetry_path,
         )
         files = handlers.read(STATIC_FOLDER)
         return FleetUi(files, revisions, summariser, self._poller, ui_config, clock, sender)
@@ -401,16 +405,19 @@ class Exporter:
             guard=guard,
             allowed_hosts=self._config.web_allowed_hosts,
             max_connections=self._n_clients,
-            operations=Operations(
-                self.reread, lambda: self._config, tokens=self._tokens, guard=guard
+            telemetry_path=self._config.web_telemetry_path,
+            others=(
+                Operations(self.reread, lambda: self._config, tokens=self._tokens, guard=guard),
+                Prober(self._poller, self._clock),
             ),
         )
         self._stack.push_async_callback(web.close)
-        host, port = self._config.web_listen_address
-        self.port = await web.start(host, port)
+        addresses = await web.start(self._config.web_listen_address, self._sockets)
+        self.port = addresses[0][1]
         scheme = "http" if guard is None or guard.context is None else "https"
-        where = f"[{host}]" if ":" in host else host or "*"
-        log.info("listening on %s://%s:%d", scheme, where, self.port)
+        for host, port in addresses:
+            where = f"[{host}]" if ":" in host else host or "*"
+            log.info("listening on %s://%s:%d", scheme, where, port)
 
     def _transport_config(self) -> TransportConfig:
         resolver = Resolver(self._clock)

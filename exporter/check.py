@@ -48,7 +48,8 @@ async def read_settings(config: Config, clock: Clock) -> Inventory:
             starting, but leaves it unchecked.
     """
     guard_of(config)
-    check_address(*config.web_listen_address)
+    for host, port in config.web_listen_address:
+        check_address(host, port)
     inventory = inventory_of(config, clock)
     try:
         await inventory.load()

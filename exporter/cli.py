@@ -96,7 +96,7 @@ def exporter(config_file: Path | None, *, check: bool, is_json: bool, **options:
         read_config = partial(_config, config_file, options)
         work = _check(config, is_json=is_json) if check else _serve(config, read_config)
         uvloop.run(work)
-    except ExporterError as error:
+    except (ExporterError, systemd.SocketError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -161,7 +161,10 @@ async def _run(config: Config, read_config: Callable[[], Config]) -> None:
     favour_the_loop()
     hangups = asyncio.Event()
     on_hangup(hangups.set)
-    async with Exporter(config, read_config=read_config, hangups=hangups) as running:
+    exporter = Exporter(
+        config, read_config=read_config, hangups=hangups, sockets=systemd.listening_sockets()
+    )
+    async with exporter as running:
         systemd.notify("READY=1")
         gc.freeze()
         await running.wait()

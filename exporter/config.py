@@ -79,7 +79,8 @@ class Config:
     metrics_hardware_label: str
     metrics_latency_unit: str
     metrics_max_tokens_per_second: int
-    web_listen_address: tuple[str, int]
+    web_listen_address: tuple[tuple[str, int], ...]
+    web_telemetry_path: str
     web_config_file: str
     web_token_file: str
     web_allowed_hosts: tuple[str, ...]

@@ -16,7 +16,7 @@ from exporter.steps import run_in_steps
 from ollama_fleet.durations import duration_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from exporter.inventory import SourceState
     from exporter.poller import Poller
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from exporter.ui.summary import UiConfig
     from ollama_fleet.clock import Clock
 
+METRICS = "/metrics"
 PATHS = {
     "/fleet": "the whole fleet at a glance",
-    "/metrics": "exposition that Prometheus scrapes",
+    METRICS: "exposition that Prometheus scrapes",
     "/instances": "every instance with its last outcome, conditions and models, as JSON; "
     "?status=unhealthy&condition=on_cpu&node=…&model=… filters",
     "/runbooks/": "what to do when an alert fires",
@@ -41,7 +42,7 @@ MAX_SHOWN = 3
 SCRAPE_JOB = """scrape_configs:
   - job_name: ollama-fleet-exporter
     scheme: {scheme}
-    scrape_interval: 15s
+{path}    scrape_interval: 15s
     static_configs: [{{targets: ["{host}"]}}]"""
 BUILD_ALERTS = (
     "ollama-fleet alerts build --profile small --set links.exporter={scheme}://{host} "
@@ -68,14 +69,14 @@ class Landing:
         clock: Clock,
         *,
         prometheus_url: str = "",
-        paths: Mapping[str, str] = PATHS,
+        telemetry_path: str = METRICS,
     ) -> None:
+        self._telemetry_path = telemetry_path
         self._ui_config = ui_config
         self._poller = poller
         self._sources = sources
         self._clock = clock
         self.prometheus_url = prometheus_url
-        self._paths = paths
         self._started_at_s = clock.monotonic_s()
         self._scraped_at_s: float | None = None
 
@@ -95,7 +96,7 @@ class Landing:
             _table("What it polls", self._sources_rows()),
             _steps(self._next_steps(request.scheme, request.host, len(rows))),
             _table("Configuration", self._config_rows()),
-            _links(self._paths),
+            _links(self._telemetry_path),
         ]
         return page("Exporter", "\n".join(parts))
 
@@ -143,7 +144,12 @@ class Landing:
 
     def _next_steps(self, scheme: str, host: str, n: int) -> Iterator[Step]:
         """Yield what has not been done yet, as far as the exporter can know."""
-        given = {"scheme": scheme, "host": host}
+        path = self._telemetry_path
+        given = {
+            "scheme": scheme,
+            "host": host,
+            "path": "" if path == METRICS else f"    metrics_path: {path}\n",
+        }
         rules = "Build the alert rules, with links to these runbooks."
         if not n:
             yield Step("List your servers: the inventory is empty.", "- url: http://gpu-1:11434")
@@ -197,10 +203,9 @@ def _steps(steps: Iterator[Step]) -> str:
     return f"<h2>Next</h2><ol>{''.join(items)}</ol>" if items else ""
 
 
-def _links(paths: Mapping[str, str]) -> str:
-    items = [
-        f'<li><a href="{path}">{path}</a> – {_escaped(text)}</li>' for path, text in paths.items()
-    ]
+def _links(telemetry_path: str) -> str:
+    named = ((telemetry_path if path == METRICS else path, text) for path, text in PATHS.items())
+    items = [f'<li><a href="{path}">{path}</a> – {_escaped(text)}</li>' for path, text in named]
     docs = f'<li><a href="{DOCS}">Documentation</a></li>'
     return f"<h2>Links</h2><ul>{''.join(items)}{docs}</ul>"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -207,6 +208,17 @@ class ScrapeTarget:
         """Take over the state after a canary; None where no more are sent."""
         self._canary = state
         self._show_again()
+
+    async def probe(self) -> Row:
+        """Poll the instance now, over a connection of its own; everything here stays as it is."""
+        history = copy(self.history)
+        own = ScrapeTarget(self.target, self._options, self._counters, self._canary, history)
+        own.turns_s, own._loading_since_s = self.turns_s, self._loading_since_s
+        try:
+            await own.poll(own.start_poll())
+        finally:
+            own.close()
+        return own.row
 
     def close(self) -> None:
         """Close the connection."""

@@ -126,6 +126,17 @@ def address(text: str) -> tuple[str, int]:
     return host_port(text, example="127.0.0.1:11440")
 
 
+PATH = re.compile(r"(?!/(?:-|fleet|instances|config|probe|runbooks)(?:/|$))(?:/[A-Za-z0-9._~-]+)+")
+
+
+def telemetry_path(text: str) -> str:
+    """Return a path that nothing else is at."""
+    path = text.strip()
+    if PATH.fullmatch(path) is None:
+        raise ValueError(f"is not a path of its own such as /metrics: {text!r}")
+    return path
+
+
 def host_name(text: str) -> str:
     """Return a host name in lower case; `*` for any, empty for none."""
     name = text.strip().lower().rstrip(".")
@@ -360,9 +371,19 @@ SETTINGS = (
     Setting(
         "web.listen-address",
         "127.0.0.1:11440",
-        "Address of the web server. :11440 listens on every interface, port 0 takes a free port.",
+        "Address of the web server. :11440 listens on every interface, port 0 takes a free port. "
+        "A socket unit of systemd takes its place. Repeatable.",
         address,
         "HOST:PORT",
+        is_repeatable=True,
+        needs_restart=True,
+    ),
+    Setting(
+        "web.telemetry-path",
+        "/metrics",
+        "Path of the exposition.",
+        telemetry_path,
+        "PATH",
         needs_restart=True,
     ),
     Setting(

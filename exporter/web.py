@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import socket
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from ollama_fleet.http_server import HttpServer, Limits, bind, is_ours
 from ollama_fleet.urls import is_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from aiohttp.typedefs import Handler
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from exporter.landing import Landing
     from exporter.operations import Operations
     from exporter.poller import Poller
+    from exporter.probe import Prober
     from exporter.publisher import Publisher
     from exporter.responses import ResponseSender
     from exporter.runbooks import Runbooks
@@ -86,9 +87,11 @@ class Web:
         guard: Guard | None = None,
         allowed_hosts: Sequence[str] = (),
         max_connections: int,
-        operations: Operations | None = None,
+        telemetry_path: str = "/metrics",
+        others: Sequence[Operations | Prober] = (),
     ) -> None:
-        self._operations = operations
+        self._telemetry_path = telemetry_path
+        self._others = others
         self._fleet_ui = fleet_ui
         self._poller = poller
         self._publisher = publisher
@@ -107,41 +110,50 @@ class Web:
         )
         self._stack = AsyncExitStack()
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; return the port, which is a free one when 0 was asked for.
+    async def start(
+        self, addresses: Sequence[tuple[str, int]], sockets: Sequence[socket.socket] = ()
+    ) -> list[tuple[str, int]]:
+        """Listen at addresses, or at the sockets that systemd opened.
+
+        Returns:
+            Where; a port is a free one where 0 was asked for.
 
         Raises:
-            ExporterError: The address is taken or not this machine's.
+            ExporterError: An address is taken or not this machine's.
         """
         app = web.Application()
         app.add_routes(
             [
-                web.get("/metrics", self._exposition),
+                web.get(self._telemetry_path, self._exposition),
                 web.get("/instances", self._instances),
                 web.get("/-/healthy", self._healthy),
                 web.get("/-/ready", self._ready),
             ]
         )
-        for pages in (self._landing, self._runbooks, self._fleet_ui, self._operations):
-            if pages is not None:
-                pages.add_to(app)
-        self._protect(app, host)
+        for pages in (self._landing, self._runbooks, self._fleet_ui, *self._others):
+            pages.add_to(app)
+        self._protect(app, [host for host, _ in addresses])
         try:
-            return await self._listen(app, host, port)
-        except OSError as error:
+            return await self._listen(app, addresses, sockets)
+        except BaseException:
             await self.close()
-            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            what = f"cannot listen on {where}: {_reason(error)}"
-            raise ExporterError(f"{what}; choose another --web.listen-address") from error
+            raise
 
     def allow(self, hosts: Sequence[str]) -> None:
         """Take requests to these further host names from now on."""
         self._host_check.allow(hosts)
 
-    async def _listen(self, app: web.Application, host: str, port: int) -> int:
-        sockets = bind(host, port)
-        for one in sockets:
-            self._stack.enter_context(one)
+    async def _listen(
+        self,
+        app: web.Application,
+        addresses: Sequence[tuple[str, int]],
+        sockets: Sequence[socket.socket],
+    ) -> list[tuple[str, int]]:
+        bound = {one.getsockname()[:2]: [self._stack.enter_context(one)] for one in sockets}
+        for host, port in () if sockets else addresses:
+            with _refused(host, port):
+                some = [self._stack.enter_context(one) for one in bind(host, port)]
+            bound[host, some[0].getsockname()[1]] = some
         server = HttpServer(
             app,
             self._limits,
@@ -151,12 +163,13 @@ class Web:
             tls=None if self._guard is None else self._guard.context,
         )
         self._stack.push_async_callback(server.close)
-        await server.start(sockets)
-        bound: int = sockets[0].getsockname()[1]
-        return bound
+        with _refused(*next(iter(bound))):
+            await server.start([one for some in bound.values() for one in some])
+        return list(bound)
 
-    def _protect(self, app: web.Application, listening_host: str) -> None:
-        self._host_check.listen_at(listening_host)
+    def _protect(self, app: web.Application, hosts: Iterable[str]) -> None:
+        for host in hosts:
+            self._host_check.listen_at(host)
         refused, guard = self._metrics.requests_refused, self._guard
         self._host_check.protect(
             app,
@@ -239,6 +252,17 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
     """Add security headers, unless the web configuration sets them."""
     for name, text in HEADERS.items():
         response.headers.setdefault(name, text)
+
+
+@contextmanager
+def _refused(host: str, port: int) -> Iterator[None]:
+    """Translate the error of an address that cannot be listened at."""
+    try:
+        yield
+    except OSError as error:
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        what = f"cannot listen on {where}: {_reason(error)}"
+        raise ExporterError(f"{what}; choose another --web.listen-address") from error
 
 
 def _reason(error: OSError) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,7 +29,7 @@ from provisioning.api.server import (
 )
 from provisioning.cache import Cache
 from provisioning.controller import Controller, ReconcileLoop
-from provisioning.errors import ProvisionerError
+from provisioning.errors import ListenError, ProvisionerError
 from provisioning.metrics import Metrics, TimedStore
 from provisioning.reload import OwnFiles
 from provisioning.runtime.factory import NodeRuntimes, RuntimePaths
@@ -87,7 +88,7 @@ async def running(settings: Settings, hangups: asyncio.Event | None = None) -> A
     tokens = _tokens(settings.token_file)
     files = OwnFiles(tokens, settings.fixed_files)
     async with AsyncExitStack() as stack:
-        sockets = stack.enter_context(bound(settings.host, settings.port))
+        sockets = stack.enter_context(_sockets(settings))
         holder = settings.advertised_url or url_of(sockets)
         opened, leadership = _open(settings, clock, holder)
         store = TimedStore(opened, metrics)
@@ -127,6 +128,20 @@ async def running(settings: Settings, hangups: asyncio.Event | None = None) -> A
             url,
         )
         yield url
+
+
+@contextmanager
+def _sockets(settings: Settings) -> Iterator[Sequence[socket.socket]]:
+    """Give the sockets that systemd opened, or else those of our address."""
+    try:
+        passed: Sequence[socket.socket] = systemd.listening_sockets()
+    except systemd.SocketError as error:
+        raise ListenError(str(error)) from error
+    with ExitStack() as stack:
+        sockets = passed or stack.enter_context(bound(settings.host, settings.port))
+        for one in passed:
+            stack.enter_context(one)
+        yield sockets
 
 
 def _tokens(path: Path) -> Tokens:

@@ -395,6 +395,26 @@ async def test_systemd_hears_of_start_reload_polls_and_stop(
             assert 0 == (await running.end())[0]
 
 
+ACTIVATED = """
+import os, socket
+passed = socket.create_server(("127.0.0.1", 0))
+if passed.fileno() != 3:
+    os.dup2(passed.fileno(), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+from ollama_fleet import main
+main()
+"""
+
+
+async def test_a_socket_of_systemd_takes_the_place_of_the_address(inventory: Path) -> None:
+    address = ("--web.listen-address", "127.0.0.9:0")
+    async with started("--inventory", inventory, *address, program=("-c", ACTIVATED)) as running:
+        assert 200 == (await fetch(await running.port(), "/-/healthy")).status
+        assert 0 == (await running.stop())[0]
+
+    assert "http://127.0.0.9" not in running.log
+
+
 LOST_IN_A_THREAD = """
 import logging, time
 from exporter.inventory import inventory

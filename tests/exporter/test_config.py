@@ -64,7 +64,7 @@ def test_an_inventory_is_all_that_must_be_given() -> None:
         config.poll_health_timeout,
         config.poll_metrics_timeout,
     )
-    assert ("127.0.0.1", 11440) == config.web_listen_address
+    assert (("127.0.0.1", 11440),) == config.web_listen_address
     assert 2**20 == config.poll_max_body_bytes
 
 
@@ -265,8 +265,8 @@ def test_paths_in_the_file_are_relative_to_the_file(file: Path) -> None:
         ("metrics.per-instance: 'false'", "metrics_per_instance", False),
         ("metrics.per-instance: auto", "metrics_per_instance", None),
         ("poll.insecure-skip-verify: true", "poll_insecure_skip_verify", True),
-        ("web.listen-address: :11440", "web_listen_address", ("", 11440)),
-        ("web.listen-address: '[::1]:11440'", "web_listen_address", ("::1", 11440)),
+        ("web.listen-address: :11440", "web_listen_address", (("", 11440),)),
+        ("web.listen-address: '[::1]:11440'", "web_listen_address", (("::1", 11440),)),
         ("shard: 1/4", "shard", Shard(1, 4)),
     ],
 )

@@ -228,6 +228,7 @@ def test_settings_that_need_a_restart_are_named_each() -> None:
         poll__insecure_skip_verify="true",
         metrics__latency_unit="milliseconds",
         web__listen_address=":1",
+        web__telemetry_path="/m",
         web__token_file="t",  # noqa: S106
         web__write_timeout="1s",
         web__max_connections="9",

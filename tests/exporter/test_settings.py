@@ -13,6 +13,7 @@ from exporter.settings import (
     host_name,
     prometheus_url,
     switch,
+    telemetry_path,
 )
 
 NAMES = [setting.name for setting in SETTINGS]
@@ -53,6 +54,15 @@ def test_a_canary_generates_a_few_tokens(text: str) -> None:
 def test_a_canarys_prompt_is_short_and_not_empty(text: str) -> None:
     with pytest.raises(ValueError, match="1 to 1,000 characters"):
         canary_prompt(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/", "metrics", "/a b", "/metrics/", "/m?x=1", "/fleet", "/-/ready", "/config"]
+)
+def test_a_telemetry_path_is_a_path_that_nothing_else_has(text: str) -> None:
+    assert ["/m", "/fleet-metrics"] == [telemetry_path("/m"), telemetry_path("/fleet-metrics")]
+    with pytest.raises(ValueError, match="is not a path of its own such as"):
+        telemetry_path(text)
 
 
 def test_by_default_nothing_is_open_to_the_network() -> None:

@@ -28,6 +28,7 @@ from exporter.inventory import SourceState
 from exporter.landing import DOCS, PATHS, Landing
 from exporter.model import State, Target
 from exporter.operations import Operations
+from exporter.probe import Prober
 from exporter.publisher import RenderedScrape
 from exporter.responses import MAX_OWN_BYTES, MAX_RESPONSES, ResponseSender
 from exporter.runbooks import Runbooks
@@ -90,6 +91,11 @@ class Site:
         return self.polled.publisher.rendered_scrape
 
 
+def port_of(addresses: Sequence[tuple[str, int]]) -> int:
+    ((_, port),) = addresses
+    return port
+
+
 def web_of(
     polled: Polled,
     *,
@@ -128,7 +134,7 @@ def web_of(
         ),
         runbooks=Runbooks(),
         max_connections=max_connections,
-        operations=operations,
+        others=(operations, Prober(polled.poller, clock)),
         **settings,
     )
 
@@ -143,7 +149,7 @@ async def site(
     async with watching(*targets, interval_s=interval_s) as polled:
         web = web_of(polled, **settings)
         try:
-            yield Site(polled, await web.start("127.0.0.1", 0))
+            yield Site(polled, port_of(await web.start([("127.0.0.1", 0)])))
         finally:
             await web.close()
             await polled.publisher.close()
@@ -510,7 +516,35 @@ async def test_nothing_can_be_changed(path: str, method: str) -> None:
         assert 405 == (await fetch(pages.port, path, method=method)).status
 
 
+async def test_the_exposition_is_at_the_telemetry_path_alone() -> None:
+    async with site(telemetry_path="/own/path") as pages:
+        statuses = [(await pages.get(path)).status for path in ("/own/path", "/metrics")]
+
+    assert [200, 404] == statuses
+
+
 # Listening
+
+
+async def test_every_address_is_listened_at_or_the_sockets_of_systemd() -> None:
+    async with polling() as polled:
+        web = web_of(polled)
+        with socket.socket() as passed:
+            passed.bind(("127.0.0.1", 0))
+            passed.listen()
+            addresses = await web.start([("127.0.0.1", 0), ("127.0.0.2", 0)])
+            for host, port in addresses:
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert b"HTTP/1.1 200 OK\r\n" == await reader.readline()
+                writer.close()
+            assert ["127.0.0.1", "127.0.0.2"] == [host for host, _ in addresses]
+            await web.close()
+
+            web = web_of(polled)
+            assert [passed.getsockname()] == await web.start([("127.0.0.1", 1)], [passed])
+            assert 200 == (await fetch(passed.getsockname()[1], "/-/healthy")).status
+            await web.close()
 
 
 @pytest.fixture
@@ -526,13 +560,13 @@ async def test_a_taken_port_is_refused_with_the_setting_that_helps(taken_port: i
     expected = re.escape(f"{what}; choose another --web.listen-address")
     async with polling() as polled:
         with pytest.raises(ExporterError, match=expected):
-            await web_of(polled).start("127.0.0.1", taken_port)
+            await web_of(polled).start([("127.0.0.1", 0), ("127.0.0.1", taken_port)])
 
 
 async def test_a_host_without_an_address_is_refused_in_the_resolvers_words() -> None:
     async with polling() as polled:
         with pytest.raises(ExporterError) as caught:
-            await web_of(polled).start("no such host", 80)
+            await web_of(polled).start([("no such host", 80)])
 
     assert str(caught.value).startswith("cannot listen on no such host:80: ")
     assert "nknown error" not in str(caught.value)
@@ -541,7 +575,7 @@ async def test_a_host_without_an_address_is_refused_in_the_resolvers_words() -> 
 async def test_closing_does_not_wait_for_scrapers_that_keep_their_connection() -> None:
     async with polling() as polled:
         web = web_of(polled)
-        port = await web.start("127.0.0.1", 0)
+        port = port_of(await web.start([("127.0.0.1", 0)]))
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n")
         await reader.readuntil(b"runs.\n")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -74,7 +75,12 @@ async def test_who_has_a_token_reloads_over_http(tmp_path: Path) -> None:
 
 
 HUNG_UP_AT_ONCE = """
-import os, signal
+import os, signal, socket, sys
+passed = socket.create_server(("127.0.0.1", 0))  # as systemd passes one
+if passed.fileno() != 3:
+    os.dup2(passed.fileno(), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+print(passed.getsockname()[1], file=sys.stderr)
 from ollama_fleet import main, signals
 hold = signals.hold_hangup
 def hold_and_hang_up():
@@ -87,7 +93,7 @@ main()
 
 @contextmanager
 def provisioner(folder: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    arguments = ("--store.url", "memory:", "--web.listen-address", "127.0.0.1:0",
+    arguments = ("--store.url", "memory:", "--web.listen-address", "127.0.0.9:0",
                  "--state-dir", str(folder))  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-c", HUNG_UP_AT_ONCE, "provisioner", "run", *arguments],
@@ -102,17 +108,20 @@ def provisioner(folder: Path, **variables: str) -> Iterator[subprocess.Popen[str
         process.communicate()
 
 
-def test_a_hangup_reads_the_tokens_again_and_ends_the_provisioner_at_no_time(
+def test_a_hangup_reads_the_tokens_again_and_ends_no_provisioner_that_systemd_listens_for(
     tmp_path: Path,
 ) -> None:
     with provisioner(tmp_path) as process:
         assert process.stderr is not None
         log = iter(process.stderr)
+        port = int(next(log))
         seen = [next(line for line in log if "reloaded files=none" in line)]
         (path,) = tmp_path.rglob("provisioner.token")
         path.write_text(f"ann {TOKEN}\n")
         process.send_signal(signal.SIGHUP)
         seen.append(next(line for line in log if "reloaded" in line))
+        with urlopen(f"http://127.0.0.1:{port}/-/healthy") as answer:
+            assert 200 == answer.status
         path.write_text("")
         process.send_signal(signal.SIGHUP)
         seen.append(next(line for line in log if "reload refused" in line))
