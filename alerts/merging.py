@@ -108,7 +108,7 @@ def _without_ours(text: str, source: str) -> str:
 def _existing(text: str, source: str) -> Existing:
     if text.startswith(BANNER):
         raise MergeError(
-            f"{source}: was made by `ollama-fleet alerts build`, which makes it anew; merge into a "
+            f"{source}: was made by `ollama-fleet alerts build`, which overwrites it; merge into a "
             "configuration of your own"
         )
     try:

@@ -19,7 +19,6 @@ def group(settings: Settings) -> Group:
         catalogue.SPEED_THRESHOLD: performance.speed_floor(settings),
         catalogue.NODE_SPEED_THRESHOLD: nodes.slow_ratio(settings),
         catalogue.QUEUED_THRESHOLD: limit,
-        catalogue.AVAILABILITY_THRESHOLD: number(settings.slo.availability),
         catalogue.REQUEST_SUCCESS_THRESHOLD: number(settings.slo.requests),
     }
     return Group(

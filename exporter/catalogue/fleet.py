@@ -70,8 +70,8 @@ FLEET_ENGINE_INSTANCES = Series(
 FLEET_REQUESTS_QUEUED = Series(
     "ollama_fleet_requests_queued",
     Kind.GAUGE,
-    "Requests that wait in the queues of instances. Absent for a model of which no instance "
-    "reports its queue.",
+    "Requests that wait in the queues of instances. Absent for a model whose instances report no "
+    "queue.",
     (*SHARD, "model"),
 )
 FLEET_TOKENS_PER_SECOND = Series(

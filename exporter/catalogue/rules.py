@@ -29,11 +29,6 @@ QUEUED_THRESHOLD = Series(
     Kind.GAUGE,
     "Too many requests are queued above this number per healthy instance.",
 )
-AVAILABILITY_THRESHOLD = Series(
-    "fleet:ollama_availability_ratio:threshold",
-    Kind.GAUGE,
-    "Objective: share of the serving instances that are healthy.",
-)
 REQUEST_SUCCESS_THRESHOLD = Series(
     "fleet:ollama_request_success_ratio:threshold",
     Kind.GAUGE,

@@ -43,9 +43,6 @@ class Weeks:
     traffic: Shape = always
     """Times the ordinary rhythm."""
     latency_s: Shape = lambda _: 0.1
-    counter: str = "ollama_fleet_requests_total"
-    earlier_h: Shape = lambda _: 0.0
-    """By how much everything happens earlier."""
 
     def series(self, n_steps: int) -> Iterator[dict[str, str]]:
         """Yield what promtool is fed."""
@@ -54,13 +51,16 @@ class Weeks:
         each = [round(self._rate(hour, dice) * STEP_MIN * 60) for hour in hours]
         latency = [f"{self.latency_s(hour) * dice.uniform(0.95, 1.05):.4f}" for hour in hours]
         labels = f'{{{JOB},cluster="{self.cluster}",shard="0"'
-        yield {"series": f'{self.counter}{labels},model="a"}}', "values": _text(accumulate(each))}
+        yield {
+            "series": f'ollama_fleet_requests_total{labels},model="a"}}',
+            "values": _text(accumulate(each)),
+        }
         p99 = f"ollama_fleet_request_latency_p99_seconds{labels}}}"
         yield {"series": p99, "values": " ".join(latency)}
 
     def _rate(self, hour: float, dice: random.Random) -> float:
         noise = dice.uniform(1 - NOISE, 1 + NOISE)
-        return PEAK * rhythm(hour + self.earlier_h(hour)) * self.traffic(hour) * noise
+        return PEAK * rhythm(hour) * self.traffic(hour) * noise
 
 
 def _text(values: Iterator[int]) -> str:
