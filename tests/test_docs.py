@@ -73,12 +73,18 @@ YAML = [
     for text in TEXT_BY_PATH.values()
     for indent, body in re.findall(r"( *)```yaml\n(.*?)```", text, flags=re.DOTALL)
 ]
+NAMED = [
+    body
+    for text in TEXT_BY_PATH.values()
+    for body in re.findall(r'(?ms)^```yaml title="[^\n]*\n(.*?)^```', text)
+]
+"""Files that the reader writes; tests/test_docs_commands.py writes them, too."""
 SPECIFICATIONS = [text for text in YAML if text.startswith("name: ")]
 
 
 def yaml_with(key: str) -> str:
     """Return the one example that begins with a key."""
-    (found,) = [text for text in YAML if text.startswith(key)]
+    (found, *_) = [text for text in (*YAML, *NAMED) if text.startswith(key)]
     return found
 
 
@@ -296,6 +302,20 @@ def test_issue_templates_are_forms_with_something_to_fill_in() -> None:
 
     assert {"alert", "bug", "idea"} == set(forms)
     assert all({"name", "description", "body"} == set(form) for form in forms.values())
+
+
+def test_the_deployment_gives_options_and_asks_for_paths_that_exist() -> None:
+    documents = [
+        one for text in YAML if "kind: Deployment" in text for one in yaml.safe_load_all(text)
+    ]
+    (container,) = documents[0]["spec"]["template"]["spec"]["containers"]
+    command, *options = container["args"]
+    probed = {container[f"{one}Probe"]["httpGet"]["path"] for one in ("liveness", "readiness")}
+
+    assert command in COMMANDS
+    assert {one.partition("=")[0] for one in options} <= {one.option for one in SETTINGS}
+    assert probed <= {*PATHS}
+    assert documents[1]["spec"]["selector"] == documents[0]["spec"]["selector"]["matchLabels"]
 
 
 # The exporter

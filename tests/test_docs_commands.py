@@ -26,6 +26,7 @@ from tests.waiting import eventually
 
 PAGES = (
     ROOT / "README.md",
+    ROOT / "docs/upgrading.md",
     *sorted((ROOT / "docs/tutorials").glob("*.md")),
     *sorted((ROOT / "docs/how-to").glob("*.md")),
 )
@@ -122,6 +123,8 @@ async def failure(page: Path, folder: Path, running: Live, grafana_url: str) -> 
     (folder / "etc/alertmanager").mkdir(parents=True)
     (folder / "grafana.token").write_text(TOKEN)
     (folder / "alerts.yml").touch()
+    (folder / "fleet.yml").write_text(Path(running.environ["INVENTORY"]).read_text())
+    (folder / "exporter.yml").write_text("inventory: fleet.yml\n")
     (folder / "etc/alertmanager/alertmanager.yml").write_text(THEIRS)
     text = script(page)
     exporter = f"http://127.0.0.1:{free_port()}"
