@@ -74,6 +74,14 @@ def test_a_wheel_holds_each_file_of_the_packages(built: Distributions) -> None:
     assert set() == missing
 
 
+def test_an_sdist_holds_the_checkout(built: Distributions) -> None:
+    command = ("git", "-C", str(ROOT), "ls-files")
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
+    tracked = {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
+
+    assert set() == tracked - set(files(built.source))
+
+
 def test_an_sdist_gives_the_same_wheel_and_the_same_sdist(
     built: Distributions, tmp_path: Path
 ) -> None:
@@ -203,11 +211,13 @@ def test_the_line_to_type_suits_what_installed_us(
     prefix = tmp_path / "fleet"
     (prefix / "bin").mkdir(parents=True)
     monkeypatch.setattr(sys, "prefix", str(prefix))
-    monkeypatch.setenv("PATH", str(prefix / "bin"))
+    for folder in (tmp_path, prefix / "bin"):
+        (folder / "pip").touch(mode=0o700)
 
+    monkeypatch.setenv("PATH", str(tmp_path))  # has another environment's pip
     assert f"{sys.executable} -m pip install 'ollama-fleet[alerts]'" == install_line("alerts")
 
-    (prefix / "bin" / "pip").touch(mode=0o700)
+    monkeypatch.setenv("PATH", str(prefix / "bin"))
     assert "pip install 'ollama-fleet[alerts]'" == install_line("alerts")
 
     (prefix / "uv-receipt.toml").write_text(RECEIPT)
