@@ -73,7 +73,7 @@ YAML = [
     for text in TEXT_BY_PATH.values()
     for indent, body in re.findall(r"( *)```yaml\n(.*?)```", text, flags=re.DOTALL)
 ]
-NAMED = [
+NAMED: list[str] = [
     body
     for text in TEXT_BY_PATH.values()
     for body in re.findall(r'(?ms)^```yaml title="[^\n]*\n(.*?)^```', text)
