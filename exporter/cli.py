@@ -131,7 +131,12 @@ async def _check(config: Config, *, is_json: bool) -> None:
     check = InstanceCheck(inventory, config, clock)
     n = len(inventory.targets)
     with click.progressbar(
-        length=n, label="Asking", show_pos=True, file=sys.stderr, hidden=not sys.stderr.isatty()
+        length=n,
+        label="Asking",
+        show_pos=True,
+        file=sys.stderr,
+        hidden=not sys.stderr.isatty(),
+        update_min_steps=max(1, n // 100),
     ) as bar:
         await check.run(lambda: bar.update(1))
     click.echo(check.to_json() if is_json else check.to_text())

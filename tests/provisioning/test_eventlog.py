@@ -40,16 +40,16 @@ def test_an_event_is_logged_burst_times_a_window_and_then_with_what_was_held_bac
 ) -> None:
     async def scene(events: EventLog) -> None:
         for _ in range(61):
-            events.event("a", "instance=%s", "a-1", burst=2)
+            events.event("a", "fails instance=%s: %s", "a-1", "gone", burst=2)
             await VirtualClock().sleep(1.0)
         events.event("b", "another key does not wait", level=logging.ERROR)
 
     play(scene)
 
     assert [
-        (logging.WARNING, "instance=a-1"),
-        (logging.WARNING, "instance=a-1"),
-        (logging.WARNING, "instance=a-1 held_back=58"),
+        (logging.WARNING, "fails instance=a-1: gone"),
+        (logging.WARNING, "fails instance=a-1: gone"),
+        (logging.WARNING, "fails instance=a-1 held_back=58: gone"),
         (logging.ERROR, "another key does not wait"),
     ] == [(one.levelno, one.getMessage()) for one in caplog.records]
 
@@ -116,11 +116,12 @@ def test_what_fails_and_recovers_is_logged_once_a_window_with_its_share(
 def test_another_consequence_of_an_outage_does_not_wait(caplog: pytest.LogCaptureFixture) -> None:
     async def scene(events: EventLog) -> None:
         await fail(events, 10)
-        assert [False] == await fail(events, 1, "cannot lead")
+        assert [False] == await fail(events, 1, "cannot lead, 100% sure")
 
     play(scene)
 
-    assert "cannot lead failed=10 of=10 for_s=10: no answer" == caplog.messages[-1]
+    words = "cannot lead, 100% sure failed=10 of=10 for_s=10: no answer"
+    assert words == caplog.messages[-1]
 
 
 def test_an_outage_may_end_only_after_a_quiet_time(caplog: pytest.LogCaptureFixture) -> None:
