@@ -54,6 +54,8 @@ def past() -> Iterator[tuple[str, Mapping[int, float]]]:
         )
         yield f"{names.INVENTORY}{{{label}}}", dict.fromkeys(times, 60.0)
         yield f"{names.EXPECTED}{{{label}}}", dict.fromkeys(times, 60.0)
+        healthy = f'{names.INSTANCES}{{status="healthy",{label}}}'
+        yield healthy, dict.fromkeys(times, 60.0)
         slow = {*yesterday, *(before if cluster == "b" else ())}
         yield (
             f'{names.LATENCY_P99}{{source="requests",{label}}}',
