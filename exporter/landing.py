@@ -44,10 +44,8 @@ SCRAPE_JOB = """scrape_configs:
     scheme: {scheme}
 {path}    scrape_interval: 15s
     static_configs: [{{targets: ["{host}"]}}]"""
-BUILD_ALERTS = (
-    "ollama-fleet alerts build --profile small --set links.exporter={scheme}://{host} "
-    "--output-dir /etc/prometheus/ollama-fleet"
-)
+BUILD_ALERTS = r"""ollama-fleet alerts build --profile small \
+  --set links.exporter={scheme}://{host} --output-dir /etc/prometheus/ollama-fleet"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +178,14 @@ def health(counts: Counter[Status], conditions: Counter[Condition]) -> str:
     n_expected = counts.total() - sum([counts[status] for status in NOT_EXPECTED])
     others: Counter[str] = Counter({str(status): n for status, n in counts.items()})
     del others[Status.HEALTHY]
-    others.update({condition.replace("_", " "): n for condition, n in conditions.items()})
+    others.update({_words(condition): n for condition, n in conditions.items()})
     named = [f"{n:,} {words}" for words, n in others.most_common(MAX_SHOWN)]
     line = f"{counts[Status.HEALTHY]:,} of {_counted(n_expected, 'instance')} healthy"
     return f"{': '.join([line, ', '.join(named)]) if named else line}."
+
+
+def _words(condition: Condition) -> str:
+    return condition.replace("_", " ").replace("cpu", "CPU").replace("kv", "KV")
 
 
 def _table(title: str, rows: Iterator[tuple[str, str]]) -> str:
@@ -196,8 +198,7 @@ def _table(title: str, rows: Iterator[tuple[str, str]]) -> str:
 
 def _steps(steps: Iterator[Step]) -> str:
     items = [
-        f'<li>{_escaped(step.why)}<pre tabindex="0" role="region" aria-label="To type">'
-        f"<code>{_escaped(step.code)}</code></pre></li>"
+        f'<li>{_escaped(step.why)}<pre tabindex="0"><code>{_escaped(step.code)}</code></pre></li>'
         for step in steps
     ]
     return f"<h2>Next</h2><ol>{''.join(items)}</ol>" if items else ""

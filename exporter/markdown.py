@@ -79,12 +79,8 @@ def _goes_on(line: str) -> bool:
 
 def _fenced(lines: Sequence[str]) -> Block:
     code = list(takewhile(lambda line: not line.startswith(FENCE), lines[1:]))
-    # With a name and in the order of the Tab key, for those who scroll with keys.
-    return (
-        '<pre tabindex="0" role="region" aria-label="Code">'
-        f"<code>{html.escape(chr(10).join(code))}</code></pre>",
-        len(code) + 2,
-    )
+    # In the order of the Tab key, for those who scroll with keys.
+    return f'<pre tabindex="0"><code>{html.escape(chr(10).join(code))}</code></pre>', len(code) + 2
 
 
 def _list(lines: Sequence[str], inline: Inline) -> Block:

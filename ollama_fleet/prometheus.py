@@ -101,6 +101,7 @@ class LoadedRule(msgspec.Struct, frozen=True):
     """As Prometheus writes it, not as the rule file does."""
     for_s: float = msgspec.field(default=0.0, name="duration")
     labels: dict[str, str] = msgspec.field(default_factory=dict)
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
     type: str = ""
     """`alerting` or `recording`."""
 

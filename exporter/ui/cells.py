@@ -1,8 +1,7 @@
-"""What each cell of the map shows, what the cells add up to, and which are the worst."""
+"""What each cell of the map shows, and what the cells add up to."""
 
 from __future__ import annotations
 
-import heapq
 import math
 from array import array
 from bisect import bisect_left, bisect_right
@@ -11,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from exporter.counters import MAX_MODELS, bounded, speed_now
 from exporter.instances import engine_of, last_generation, start_time_s
 from exporter.model import Condition, Status
@@ -18,26 +19,13 @@ from exporter.snapshot import ModelUse
 from exporter.ui.layout import STEP_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        Callable,
-        Collection,
-        Generator,
-        Iterable,
-        Iterator,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 
-    from exporter.instances import Filter
-    from exporter.scrape_target import ScrapeTarget
     from exporter.snapshot import Row
     from exporter.ui.layout import Layout
 
     Column = array[int]
     Reader = Callable[[Row], int]
-    Rank = Callable[[Row, int], int | None]
-    Ranked = tuple[int, str, int]
-    """Rank, instance id and value: the lower, the worse."""
 
 
 STATUS_CODES = {status: code for code, status in enumerate(Status)}
@@ -54,6 +42,10 @@ MIN_PEERS = 3
 SECONDS_PER_HOUR = 3600.0
 SORTED_AT_ONCE = 2000
 """Numbers: about a third of a millisecond."""
+SLOW_PERCENT = 80
+"""Of the peers' speed: slower ones are marked, as colours.js has it."""
+MIN_SLOW = 2
+"""Instances of a node whose speed must be known to call the node slow."""
 
 
 class Value(StrEnum):
@@ -65,6 +57,14 @@ class Value(StrEnum):
     """How long the last canary took."""
     ERRORS = "errors"
     AGE = "age"
+
+
+class SlowNode(msgspec.Struct, frozen=True):
+    """A node of which at least half of the instances are slow."""
+
+    node: str
+    percent: int
+    """Mean speed, of the peers' median."""
 
 
 @dataclass(slots=True)
@@ -80,6 +80,8 @@ class Totals:
     n_measured: int = 0
     latencies_p99_s: list[float] = field(default_factory=list)
     """What healthy instances say of themselves."""
+    slow_nodes: list[SlowNode] = field(default_factory=list)
+    """The slowest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Columns:
     by_name: Mapping[str, Column]
     """`status`, `conditions` and the wanted values."""
     totals: Totals
+    speeds: array[float]
+    """In tokens/s, by cell; NaN where one is not known."""
 
 
 def columns(
@@ -123,9 +127,11 @@ def columns(
             for cell, row in zip(cells, some, strict=True):
                 column[cell] = read(row)
             yield
+    relative = yield from _relative(speeds, layout)
+    totals.slow_nodes = yield from _slow_nodes(relative, layout)
     if Value.SPEED in wanted:
-        by_name[Value.SPEED] = yield from _relative(speeds, layout)
-    return Columns(by_name, totals)
+        by_name[Value.SPEED] = relative
+    return Columns(by_name, totals, speeds)
 
 
 def _add(
@@ -178,6 +184,25 @@ def _relative(speeds: array[float], layout: Layout) -> Generator[None, None, Col
         )
         yield
     return column
+
+
+def _slow_nodes(relative: Column, layout: Layout) -> Generator[None, None, list[SlowNode]]:
+    n_nodes = len(layout.nodes)
+    known, slow, total = ([0] * n_nodes for _ in range(3))
+    for first in range(0, len(relative), STEP_ROWS):
+        last = first + STEP_ROWS
+        for node, percent in zip(layout.node[first:last], relative[first:last], strict=True):
+            if percent != UNKNOWN:
+                known[node] += 1
+                slow[node] += percent < SLOW_PERCENT
+                total[node] += percent
+        yield
+    found = [
+        SlowNode(layout.nodes[node], round(total[node] / known[node]))
+        for node in range(n_nodes)
+        if known[node] >= MIN_SLOW and 2 * slow[node] >= known[node]
+    ]
+    return sorted(found, key=lambda each: each.percent)
 
 
 def _medians(by_group: Sequence[array[float]]) -> Generator[None, None, list[float]]:
@@ -256,86 +281,3 @@ def _readers(now_s: float, errors: Callable[[Row], int | None]) -> dict[Value, R
 def _whole(number: float) -> int:
     """Return a number as a column takes it, rounded."""
     return round(min(number, LARGEST)) if number >= 0 else UNKNOWN
-
-
-N_WORST = 50
-WORST_STATUSES = (
-    Status.UNREACHABLE,
-    Status.UNHEALTHY,
-    Status.LOADING,
-    Status.UNKNOWN,
-    Status.STARTING,
-    Status.AWAY,
-    Status.DRAINING,
-    Status.PROVISIONING,
-)
-"""Healthy ones come after these, and only where they have a condition."""
-WORST_CONDITIONS = (
-    Condition.STALLED,
-    Condition.NOT_SERVING,
-    Condition.MODEL_NOT_INSTALLED,
-    Condition.MODEL_NOT_LOADED,
-    Condition.NOTHING_LOADED,
-    Condition.FLAPPING,
-    Condition.ON_CPU,
-    Condition.KV_CACHE_FULL,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Worst:
-    """The worst of the instances that a filter takes."""
-
-    n_matching: int
-    n_ranked: int
-    """Those that would stand in a list of any length."""
-    found: list[tuple[ScrapeTarget, int]]
-    """With their values, the worst first."""
-
-
-def worst(
-    ids: Sequence[str],
-    scrape_targets: Mapping[str, ScrapeTarget],
-    wanted: Filter,
-    value: Value | None,
-    column: Column,
-) -> Generator[None, None, Worst]:
-    """Return how many instances a filter takes, and the worst of them with their values.
-
-    `ids` and `column` go together, cell by cell; without a value, the status ranks.
-    """
-    n_matching = n_ranked = 0
-    found: list[Ranked] = []
-    for first in range(0, len(ids), STEP_ROWS):
-        some = range(first, min(first + STEP_ROWS, len(ids)))
-        # An instance may have gone since the column was made.
-        seen = [
-            (scrape_target.row, column[cell])
-            for cell in some
-            if (scrape_target := scrape_targets.get(ids[cell]))
-        ]
-        taken = [(row, number) for row, number in seen if wanted.takes(row)]
-        n_matching += len(taken)
-        ranked = list(_ranked(taken, value))
-        n_ranked += len(ranked)
-        found = heapq.nsmallest(N_WORST, [*found, *ranked])
-        yield
-    there = [
-        (scrape_targets[instance_id], number)
-        for _, instance_id, number in found
-        if instance_id in scrape_targets
-    ]
-    return Worst(n_matching, n_ranked, there)
-
-
-def _ranked(taken: Sequence[tuple[Row, int]], value: Value | None) -> Iterator[Ranked]:
-    for row, number in taken:
-        if value is None:
-            if row.status is not Status.HEALTHY:
-                rank = WORST_STATUSES.index(row.status)
-                yield rank, row.target.id, STATUS_CODES[row.status]
-            elif row.conditions:
-                place = min([WORST_CONDITIONS.index(condition) for condition in row.conditions])
-                yield len(WORST_STATUSES) + place, row.target.id, STATUS_CODES[row.status]
-        elif number != UNKNOWN:
-            yield (number if value is Value.SPEED else -number), row.target.id, number

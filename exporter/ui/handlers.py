@@ -13,12 +13,12 @@ import msgspec
 from aiohttp import web
 
 from exporter.errors import ExporterError
-from exporter.instances import view
+from exporter.instances import Filter, view
 from exporter.model import Condition, Status
 from exporter.responses import Body, takes_gzip
 from exporter.steps import run_in_steps
 from exporter.ui import protocol
-from exporter.ui.cells import CONDITIONS, STATUS, worst
+from exporter.ui.cells import CONDITIONS, STATUS
 from exporter.ui.protocol import (
     ChangedValue,
     ChangesAnswer,
@@ -28,12 +28,12 @@ from exporter.ui.protocol import (
     as_json,
     whole,
 )
+from exporter.ui.worst import N_WORST, worst
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
     from pathlib import Path
 
-    from exporter.instances import Filter
     from exporter.poller import Poller
     from exporter.responses import ResponseSender
     from exporter.ui.cells import Value
@@ -203,6 +203,7 @@ class FleetUi:
             condition_names=tuple(Condition),
             conditions=protocol.not_zero(fleet_view.columns[CONDITIONS]),
             value=None if value is None else protocol.whole_value(revision, value),
+            tokens_per_second=protocol.tokens_per_second(fleet_view),
             summary=summary,
         )
 
@@ -238,6 +239,7 @@ class FleetUi:
             status=self._revisions.changes(since.revision, STATUS, revision),
             conditions=self._revisions.changes(since.revision, CONDITIONS, revision),
             value=self._changed_value(since, revision),
+            tokens_per_second=protocol.tokens_per_second(fleet_view),
             summary=self._summariser.summary(fleet_view),
         )
 
@@ -273,6 +275,7 @@ class FleetUi:
         steps = worst(fleet_view.layout.ids, self._poller.scrape_targets, wanted, value, column)
         ranked, _ = await run_in_steps(steps)
         now_s = self._clock.unix_s()
+        is_whole = value is None and wanted == Filter()
         views = [
             {
                 **msgspec.to_builtins(
@@ -286,6 +289,8 @@ class FleetUi:
             "value": value or STATUS,
             "n_matching": ranked.n_matching,
             "n_ranked": ranked.n_ranked,
+            "groups": ranked.groups,
+            "slow_nodes": fleet_view.totals.slow_nodes[:N_WORST] if is_whole else (),
             "instances": views,
         }
 

@@ -1,13 +1,16 @@
-"""Ask a Prometheus which alerts fire and which thresholds its rules use."""
+"""Ask a Prometheus which alerts fire or are pending and which thresholds its rules use."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
+import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import msgspec
 
@@ -18,7 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ollama_fleet.clock import Clock
-    from ollama_fleet.prometheus import Series
+    from ollama_fleet.prometheus import LoadedRule, Series
+
+    Rules = Mapping[tuple[str, str], LoadedRule]
+    """By name and severity."""
 
 
 log = logging.getLogger("exporter.ui")
@@ -26,6 +32,8 @@ log = logging.getLogger("exporter.ui")
 TIMEOUT_S = 5.0
 MAX_FIRING = 100
 MAX_FIRING_OF_ONE_NAME = 50
+MAX_PENDING = 20
+MAX_PENDING_OF_ONE_NAME = 5
 """An alert that is about instances may fire for thousands at once, just when somebody looks."""
 KEPT_S = 60.0
 """How long an answer still counts as current if no page asked in between."""
@@ -41,13 +49,25 @@ FIRING_QUERY = (
 but of every alert of that Prometheus, most of which may not be ours, and not where rules
 are evaluated elsewhere (vmalert, Thanos' or Mimir's ruler) and their series are written to what we
 ask."""
+PENDING_QUERY = (
+    f"bottomk by (alertname) ({MAX_PENDING_OF_ONE_NAME}, "
+    f'ALERTS_FOR_STATE{{alertname=~"Ollama.+"}} and ignoring (alertstate) '
+    'ALERTS{alertstate="pending",alertname=~"Ollama.+"})'
+)
+"""Those of a name that will fire first."""
 N_FIRING_QUERY = f"count by (severity) ({FIRING})"
 THRESHOLDS_QUERY = f'{{__name__=~"{"|".join(series.name for series in RULE_SERIES)}"}}'
-QUERIES = (THRESHOLDS_QUERY, FIRING_QUERY, N_FIRING_QUERY)
+QUERIES = (THRESHOLDS_QUERY, FIRING_QUERY, N_FIRING_QUERY, PENDING_QUERY)
 
 
-class Firing(msgspec.Struct, frozen=True):
-    """An alert that fires."""
+RULES_KEPT_S = 60.0
+"""Rules change seldom, and are a large answer."""
+LABEL = re.compile(r"\{\{ *\$labels\.(\w+) *\| *urlquery *\}\}")
+"""In a link of our rules."""
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """An alert that fires or is pending."""
 
     name: str
     severity: str
@@ -55,6 +75,9 @@ class Firing(msgspec.Struct, frozen=True):
     """Without name and severity."""
     since_seconds: float
     """Since 1970 UTC."""
+    for_seconds: float | None = None
+    """How long it is pending before it fires; None where Prometheus does not say."""
+    dashboard_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +86,10 @@ class Answer:
 
     error: str = ""
     """Why it is not known what is so now; empty when it is."""
-    firing: tuple[Firing, ...] = ()
+    firing: tuple[Alert, ...] = ()
     """The most severe of those that fire."""
+    pending: tuple[Alert, ...] = ()
+    """Those of a name that will fire first."""
     n_firing: int = 0
     """All that fire."""
     n_critical: int = 0
@@ -85,6 +110,13 @@ class Prometheus:
         self._answered_at_s = -math.inf
         self._asking: asyncio.Task[None] | None = None
         self._logged = ""
+        self._rules: Rules = {}
+        self._rules_asked_at_s = -math.inf
+
+    @property
+    def url(self) -> str:
+        """Return the base URL."""
+        return self._client.url
 
     def __repr__(self) -> str:
         return f"<Prometheus {self._client.url}: {self._answer.error or 'answers'}>"
@@ -119,7 +151,30 @@ class Prometheus:
             return
         self._note("")
         self._answered_at_s = self._clock.monotonic_s()
-        self._answer = answer_of(*[result.series for result in results])
+        answer = answer_of(*[result.series for result in results])
+        if answer.firing or answer.pending:
+            await self._ask_rules()
+        self._answer = replace(
+            answer,
+            firing=tuple(with_rule(alert, self._rules) for alert in answer.firing),
+            pending=tuple(with_rule(alert, self._rules) for alert in answer.pending),
+        )
+
+    async def _ask_rules(self) -> None:
+        """Ask for the rules, which say how long an alert is pending and where its dashboard is."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._rules_asked_at_s < RULES_KEPT_S:
+            return
+        self._rules_asked_at_s = now_s
+        # Others than Prometheus may evaluate the rules: the alerts are known without.
+        with suppress(PrometheusError):
+            groups = await self._client.rule_groups()
+            rules = [rule for group in groups for rule in group.rules]
+            self._rules = {
+                (rule.name, rule.labels.get("severity", "")): rule
+                for rule in rules
+                if rule.type == "alerting"
+            }
 
     def _note(self, failure: str) -> None:
         """Log a failure, unless the one before was the same; and a recovery."""
@@ -130,11 +185,29 @@ class Prometheus:
         self._logged = failure
 
 
+def with_rule(alert: Alert, rules: Rules) -> Alert:
+    """Return an alert with what its rule says of it."""
+    rule = rules.get((alert.name, alert.severity))
+    if rule is None:
+        return alert
+    url = LABEL.sub(
+        lambda label: quote(alert.labels.get(label[1], ""), safe=""),
+        rule.annotations.get("dashboard_url", ""),
+    )
+    is_link = url.startswith(("http://", "https://")) and "{{" not in url
+    return msgspec.structs.replace(
+        alert, for_seconds=rule.for_s, dashboard_url=url if is_link else ""
+    )
+
+
 def answer_of(
-    thresholds: Iterable[Series], firing: Iterable[Series], n_firing: Iterable[Series]
+    thresholds: Iterable[Series],
+    firing: Iterable[Series],
+    n_firing: Iterable[Series],
+    pending: Iterable[Series],
 ) -> Answer:
     """Combine the answers to the queries."""
-    alerts = firing_of(firing)
+    alerts = alerts_of(firing, MAX_FIRING)
     n_by_severity: Counter[str] = Counter()
     for each in n_firing:
         if math.isfinite(each.number):
@@ -142,7 +215,12 @@ def answer_of(
     # Asked at about the same time, not at the very same.
     n_critical = max(n_by_severity[CRITICAL], sum(alert.severity == CRITICAL for alert in alerts))
     return Answer(
-        "", alerts, max(n_by_severity.total(), len(alerts)), n_critical, thresholds_of(thresholds)
+        "",
+        alerts,
+        alerts_of(pending, MAX_PENDING),
+        max(n_by_severity.total(), len(alerts)),
+        n_critical,
+        thresholds_of(thresholds),
     )
 
 
@@ -159,19 +237,19 @@ def thresholds_of(series: Iterable[Series]) -> dict[str, float]:
     return {name: number for name, number in single.items() if math.isfinite(number)}
 
 
-def firing_of(series: Iterable[Series]) -> tuple[Firing, ...]:
+def alerts_of(series: Iterable[Series], most: int) -> tuple[Alert, ...]:
     """Return the alerts, the most severe first, then by name; not more than can be read."""
-    alerts = [_firing(each) for each in series if math.isfinite(each.number)]
-    return tuple(sorted(alerts, key=_rank)[:MAX_FIRING])
+    alerts = [_alert(each) for each in series if math.isfinite(each.number)]
+    return tuple(sorted(alerts, key=_rank)[:most])
 
 
-def _firing(series: Series) -> Firing:
+def _alert(series: Series) -> Alert:
     labels = {name: text for name, text in series.metric.items() if name != "__name__"}
     name, severity = labels.pop("alertname", ""), labels.pop("severity", "")
-    return Firing(name, severity, labels, series.number)
+    return Alert(name, severity, labels, series.number)
 
 
-def _rank(firing: Firing) -> tuple[int, str, list[tuple[str, str]]]:
-    is_known = firing.severity in SEVERITIES
-    severity = SEVERITIES.index(firing.severity) if is_known else len(SEVERITIES)
-    return severity, firing.name, sorted(firing.labels.items())
+def _rank(alert: Alert) -> tuple[int, str, list[tuple[str, str]]]:
+    is_known = alert.severity in SEVERITIES
+    severity = SEVERITIES.index(alert.severity) if is_known else len(SEVERITIES)
+    return severity, alert.name, sorted(alert.labels.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from array import array
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from exporter.ui.cells import Column, Value
     from exporter.ui.layout import Layout
-    from exporter.ui.revisions import Revision
+    from exporter.ui.revisions import FleetView, Revision
 
 
 COMPARED_AT_ONCE = 256
@@ -76,6 +77,8 @@ def _different(before: Column, now: Column) -> Iterator[int]:
                     yield cell
 
 
+MOST_CARDS = 300
+"""More instances are shown as a map."""
 GZIP_LEVEL = 1
 GZIP_WINDOW_BITS = 31
 """zlib's way of saying: with gzip's header and trailer."""
@@ -134,6 +137,8 @@ class MapAnswer(msgspec.Struct, frozen=True):
     conditions: Changes
     """Since there were none: those of each cell as bits, the first one of `condition_names`."""
     value: WholeValue | None
+    tokens_per_second: list[float | None] | None
+    """Of each cell, in a fleet that is shown as cards."""
     summary: Summary
 
 
@@ -145,6 +150,7 @@ class ChangesAnswer(msgspec.Struct, frozen=True):
     status: Changes
     conditions: Changes
     value: ChangedValue | None
+    tokens_per_second: list[float | None] | None
     summary: Summary
 
 
@@ -166,6 +172,13 @@ def encode_layout(layout: Layout) -> EncodedLayout:
 def whole_value(revision: Revision, value: Value) -> WholeValue:
     """Return a value of all cells."""
     return WholeValue(value, as_json(revision.fleet_view.columns[value]))
+
+
+def tokens_per_second(fleet_view: FleetView) -> list[float | None] | None:
+    """Return the speeds that cards show; None where there are too many instances for cards."""
+    if len(fleet_view.speeds) > MOST_CARDS:
+        return None
+    return [None if math.isnan(speed) else round(speed, 1) for speed in fleet_view.speeds]
 
 
 def encode(answer: object, *, is_gzip_taken: bool) -> tuple[bytes, bool]:

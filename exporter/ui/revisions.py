@@ -15,6 +15,7 @@ from exporter.ui.layout import next_layout
 from exporter.ui.protocol import Changes, changes
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Coroutine, Generator, Mapping
     from typing import Any
 
@@ -44,6 +45,8 @@ class FleetView:
     """Of requests and canaries of the last minutes, by the series of their times."""
     taken_at_s: float
     """Seconds since 1970 UTC."""
+    speeds: array[float]
+    """In tokens/s, by cell; NaN where one is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,8 @@ class ViewBuilder:
         now_s = self._clock.unix_s()
         layout = yield from next_layout(rows, before, self._new_name, is_held=self._is_held())
         seen = yield from columns(rows, layout, wanted, now_s=now_s, errors=self._recent.errors_of)
-        return FleetView(layout, seen.by_name, seen.totals, self._recent.p99s_s(), now_s)
+        p99s_s = self._recent.p99s_s()
+        return FleetView(layout, seen.by_name, seen.totals, p99s_s, now_s, seen.speeds)
 
     def _is_held(self) -> bool:
         """Return whether instances that are given another model one by one have to wait.

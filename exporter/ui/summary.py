@@ -14,6 +14,8 @@ from exporter import catalogue
 from exporter.model import Condition, Status
 from exporter.snapshot import QUANTILE, quantile
 from exporter.status import NOT_EXPECTED
+from exporter.ui.cells import SlowNode
+from exporter.ui.prometheus import Alert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from exporter.selfmetrics import SelfMetrics
     from exporter.snapshot import ModelUse
     from exporter.ui.cells import Totals
-    from exporter.ui.prometheus import Answer, Firing, Prometheus
+    from exporter.ui.prometheus import Answer, Prometheus
     from exporter.ui.revisions import FleetView
     from ollama_fleet.clock import Clock
     from ollama_fleet.levels import Level
@@ -104,6 +106,8 @@ class Indicator(msgspec.Struct, frozen=True):
     source: Source | None = None
     """Of a latency."""
     missing: Missing | None = None
+    n_measured: int | None = None
+    """Of how many instances it is extrapolated from; None where it is not."""
 
 
 class Times(msgspec.Struct, frozen=True):
@@ -134,6 +138,7 @@ class LoadedModel(msgspec.Struct, frozen=True):
     vram_bytes: float | None
 
 
+MAX_SLOW_NODES = 100
 MAX_MODELS = 5
 """Models in the header: those with the most instances."""
 
@@ -182,6 +187,12 @@ def throughput(totals: Totals) -> float | None:
     return totals.tokens_per_second / totals.n_measured * n_healthy
 
 
+def extrapolated_from(totals: Totals) -> int | None:
+    """Return of how many instances the throughput is known, where that is not all of them."""
+    is_partial = totals.n_measured < totals.instances[Status.HEALTHY]
+    return totals.n_measured if is_partial and throughput(totals) is not None else None
+
+
 def n_expected(totals: Totals) -> int:
     """Return how many instances should serve: what is on its way in or out is not missing."""
     counts = totals.instances
@@ -206,10 +217,12 @@ def indicators(
     thresholds: Mapping[Name, float],
     missing: Missing,
     source: Source | None,
+    n_measured: int | None,
 ) -> tuple[Indicator, ...]:
     """Return the values with their thresholds; judge them after the first poll cycle only.
 
-    `missing` is why some have no value, where some have none.
+    `missing` is why some have no value, where some have none; `n_measured`, of how many instances
+    the throughput is extrapolated from.
     """
     is_judged = missing is not Missing.NOT_POLLED
     return tuple(
@@ -221,6 +234,7 @@ def indicators(
             is_met(values[name], thresholds[name], bound) if is_judged else None,
             source if name is Name.REQUEST_LATENCY_P99 else None,
             missing if values[name] is None else None,
+            n_measured if name is Name.TOKENS_PER_SECOND else None,
         )
         for name, bound in BOUNDS.items()
     )
@@ -234,11 +248,13 @@ def is_met(value: float | None, threshold: float, bound: Bound) -> bool | None:
 
 
 class Alerts(msgspec.Struct, frozen=True):
-    """What fires, and why that is not known for certain."""
+    """What fires or is about to, and why that is not known for certain."""
 
     error: str
-    firing: tuple[Firing, ...]
+    prometheus_url: str
+    firing: tuple[Alert, ...]
     """The most severe."""
+    pending: tuple[Alert, ...]
     n_firing: int
     """Including those that `firing` leaves out."""
     n_critical: int
@@ -267,6 +283,8 @@ class Summary(msgspec.Struct, frozen=True):
     times: tuple[Times, ...]
     canary_period_seconds: float
     """0: no canaries are sent."""
+    slow_nodes: tuple[SlowNode, ...]
+    """The slowest."""
     indicators: tuple[Indicator, ...]
     thresholds_from: ThresholdSource
     alerts: Alerts | None
@@ -331,11 +349,19 @@ class Summariser:
                 for name, (requests, canaries) in TIMES.items()
             ),
             canary_period_seconds=ui_config.canary_period_s,
+            slow_nodes=tuple(totals.slow_nodes[:MAX_SLOW_NODES]),
             indicators=judged,
             thresholds_from=source,
-            alerts=None if answer is None else _alerts(answer),
+            alerts=self._alerts(answer),
             version=ui_config.version,
         )
+
+    def _alerts(self, answer: Answer | None) -> Alerts | None:
+        if answer is None or self._prometheus is None:
+            return None
+        url = self._prometheus.url
+        counts = (answer.n_firing, answer.n_critical)
+        return Alerts(answer.error, url, answer.firing, answer.pending, *counts)
 
     def _judged(
         self, fleet_view: FleetView, answer: Answer | None
@@ -349,6 +375,7 @@ class Summariser:
             {**own, **recorded},
             self._why_missing(fleet_view.totals),
             source,
+            extrapolated_from(fleet_view.totals),
         )
         return judged, ThresholdSource.PROMETHEUS if is_all_recorded else ThresholdSource.SETTINGS
 
@@ -393,7 +420,3 @@ def _sum(numbers: Iterable[float | None]) -> float | None:
     """Return the sum of those that are known; None where none is."""
     known = [number for number in numbers if number is not None]
     return sum(known) if known else None
-
-
-def _alerts(answer: Answer) -> Alerts:
-    return Alerts(answer.error, answer.firing, answer.n_firing, answer.n_critical)

@@ -77,8 +77,13 @@ async def opened(
     scheme: Literal["light", "dark"] = "light",
     width: int = 1280,
     height: int = 800,
+    cards: bool | None = False,
 ) -> AsyncIterator[FleetPage]:
-    """Open a page, as somebody does who never was there; give it once it shows the fleet."""
+    """Open a page, as somebody does who never was there; give it once it shows the fleet.
+
+    Args:
+        cards: Whether as cards or as a map; None as the page chooses.
+    """
     context = await browser.new_context(
         color_scheme=scheme, viewport={"width": width, "height": height}
     )
@@ -87,8 +92,13 @@ async def opened(
         place = urlsplit(url)
         page = FleetPage(await context.new_page(), Watch(f"{place.scheme}://{place.netloc}"))
         page.watch.follow(page.page)
-        await page.page.goto(url)
+        await page.page.goto(url if cards is None else _with_shape(url, cards=cards))
         await page.shown()
         yield page
     finally:
         await context.close()
+
+
+def _with_shape(url: str, *, cards: bool) -> str:
+    mark = "&" if "?" in url else "?"
+    return f"{url}{mark}shape={'cards' if cards else 'map'}"

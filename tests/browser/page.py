@@ -179,5 +179,6 @@ class FleetPage:
 
     @property
     def query(self) -> dict[str, str]:
-        """Return what the page's address says after the question mark."""
-        return dict(parse_qsl(urlsplit(self.page.url).query))
+        """Return what the page's address says after the question mark, but for the shape."""
+        said = dict(parse_qsl(urlsplit(self.page.url).query))
+        return {key: text for key, text in said.items() if key != "shape"}

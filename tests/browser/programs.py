@@ -53,7 +53,7 @@ class Simulation:
 
 
 @asynccontextmanager
-async def simulation(run_dir: Path, n_instances: int) -> AsyncIterator[Simulation]:
+async def simulation(run_dir: Path, n_instances: int, *options: str) -> AsyncIterator[Simulation]:
     """Run a simulated fleet, a hundred instances on each node."""
     port, control_port = free_ports(2)
     fleet = Simulation(
@@ -66,6 +66,7 @@ async def simulation(run_dir: Path, n_instances: int) -> AsyncIterator[Simulatio
         f"--inventory={fleet.inventory}",
         f"--control.listen-address=127.0.0.1:{control_port}",
         f"--control.token-file={fleet.token_file}",
+        *options,
     )
     spec = ChildSpec("simulate", command, f"{fleet.control_url}/-/healthy", READY_WITHIN_S)
     async with Children(run_dir) as children:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 N = 200
 N_NODES = 4
 SLOW_NODE, OF_SLOW_NODE = "node-002", "llm-00060"
-HEALTHY, HEALTHY_BUT_LEFT_OUT = "#6b98ae", "#e7eff2"
+HEALTHY, HEALTHY_BUT_LEFT_OUT = "#7f97a5", "#ebeef1"
 AS_FAST_AS_PEERS, MUCH_SLOWER = "#88959f", "#8c0d00"
 DEAD = "llm-00042"
 COUNT_CHANGES = """(id) => {

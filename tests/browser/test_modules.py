@@ -204,7 +204,7 @@ async def test_a_map_that_was_repainted_is_as_one_painted_anew(page: FleetPage) 
           const fleet = new Fleet({
             nodes: ["node-1", "node-2"], models: ["m"], developers: [""], statuses: ["healthy"],
             status: none, condition_names: ["stalled"], conditions: { cells: [21], to: [1] },
-            cells, value,
+            cells, value, summary: { slow_nodes: [] },
           });
           const scale = scaleFor("speed", { scheme: "light", latencyLimitSeconds: null });
           const layout = arrange(fleet.runs, { width: 400, height: 300 });
@@ -227,6 +227,7 @@ async def test_a_map_that_was_repainted_is_as_one_painted_anew(page: FleetPage) 
             status: { cells: [], to: [] },
             conditions: { cells: [], to: [] },
             value: { name: "speed", cells, to: cells.map(() => to) },
+            summary: { slow_nodes: [] },
           });
           const repainted = paint();
           const differing = [];

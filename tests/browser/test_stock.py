@@ -19,9 +19,9 @@ from tests.exporter.servers import answering, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-HEALTHY, MARK, MARK_LEFT_OUT = "#6b98ae", "#4d3d00", "#e3e0d6"
+HEALTHY, MARK, MARK_LEFT_OUT = "#7f97a5", "#4d3d00", "#e3e0d6"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
-OFF = "not reported; --canary.period 5m measures it"
+OFF = "not measured: set --canary.period 5m"
 
 
 def ollama(*loaded: dict[str, Any]) -> dict[str, bytes]:
@@ -93,7 +93,7 @@ async def test_a_stock_fleet_says_which_setting_gives_what_it_lacks(
         await expect(page.find("#serving dd")).to_have_text(
             [
                 "none counted in 5 min",
-                "off; --canary.period 5m sends them",
+                "off: set --canary.period 5m",
                 f"phi3 on 1 · {HOSTILE} on 1 · 12 GB, 2 GB of it off the GPU",
                 "ollama 2",
             ]

@@ -326,7 +326,8 @@ class StandIn:
 
     async def query(self, request: web.Request) -> web.Response:
         """Answer a query: with what fires, or with nothing where that is not what it is about."""
-        is_about_alerts = "ALERTS_FOR_STATE" in request.query["query"]
+        query = request.query["query"]
+        is_about_alerts = "ALERTS_FOR_STATE" in query and "pending" not in query
         data = {"resultType": "vector", "result": self.firing if is_about_alerts else []}
         return web.json_response({"status": "success", "data": data}, status=self.status)
 
@@ -358,7 +359,10 @@ async def test_what_fires_in_prometheus_is_told_and_so_is_its_silence(
         await expect(page.find("#alerts-state")).to_have_text("1 firing")
         await expect(page.find("#alerts-in-short")).to_have_text("1 alert fires, 0 critical")
         await expect(page.find("#alerts-list li")).to_have_text(
-            pattern("△ warning OllamaNodeSlownode=node-018 · since {clock} \\(2 h\\)")
+            pattern(
+                "△ warning OllamaNodeSlownode=node-018 · since {clock} \\(2 h\\) · "
+                "runbook Prometheus ?"
+            )
         )
 
         stand_in.status = 503

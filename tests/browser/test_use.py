@@ -20,8 +20,8 @@ from tests.browser.programs import exporter
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 N = 200
-HEALTHY, HEALTHY_BUT_LEFT_OUT = "#6b98ae", "#e7eff2"
-HEALTHY_IN_THE_DARK = "#4a7f9c"
+HEALTHY, HEALTHY_BUT_LEFT_OUT = "#7f97a5", "#ebeef1"
+HEALTHY_IN_THE_DARK = "#4f6a79"
 KILLED = "llm-00042"
 ROLES = {"button", "combobox", "textbox", "link", "application", "dialog", "table", "form"}
 
@@ -242,13 +242,18 @@ async def test_the_scheme_is_the_systems_and_changes_with_it(fleet: Fleet, open_
     await page.eventually_paints(HEALTHY, "llm-00001")
 
 
-async def test_a_narrow_window_has_the_table_below_the_map(fleet: Fleet, open_page: Open) -> None:
+async def test_a_narrow_window_has_what_is_wrong_above_the_map_and_filters_folded(
+    fleet: Fleet, open_page: Open
+) -> None:
     page = await open_page(fleet.url, width=420, height=900)
 
     canvas = await page.find("#map").bounding_box()
     table = await page.find("table").bounding_box()
     assert canvas is not None
     assert table is not None
-    assert canvas["y"] + canvas["height"] < table["y"]
+    assert table["y"] + table["height"] < canvas["y"]
+    await expect(page.field("Model")).to_be_hidden()
+    await page.page.get_by_text("Colours and filters").click()
+    await expect(page.field("Model")).to_be_visible()
     assert not await page.page.evaluate("() => document.body.scrollWidth > window.innerWidth")
     await page.eventually_paints(HEALTHY, "llm-00001", "llm-00200")

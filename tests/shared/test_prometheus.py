@@ -75,7 +75,7 @@ async def test_rules_series_and_expressions_are_read_from_a_path_below_the_url()
             text = await client.formatted("up==0")
 
     assert [
-        LoadedGroup("one", [LoadedRule("A", "up == 0", 60.0, {"a": "b"}, "x")]),
+        LoadedGroup("one", [LoadedRule("A", "up == 0", 60.0, {"a": "b"}, {}, "x")]),
         LoadedGroup("two", []),
     ] == groups
     assert (["up"], "up == 0") == (names, text)

@@ -29,7 +29,7 @@ import { NOT_KNOWN, decimal, latency, span } from "./words.js";
 export const BACKGROUNDS = Object.freeze({ light: "#ffffff", dark: "#12171d" });
 
 const STATUS_COLOURS = {
-  healthy: { light: "#6b98ae", dark: "#4a7f9c" },
+  healthy: { light: "#7f97a5", dark: "#4f6a79" },
   unhealthy: { light: "#d66a00", dark: "#ffa033" },
   unreachable: { light: "#a00020", dark: "#ff4f64" },
   loading: { light: "#9a6fd6", dark: "#c3a6ff" },

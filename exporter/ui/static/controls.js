@@ -19,6 +19,7 @@ export class Controls {
     this.#value = byId("value");
     this.#value.append(...VALUES.map((value) => make("option", { value, textContent: TITLES[value] })));
     this.#value.addEventListener("change", () => onChange({ value: this.#value.value }));
+    byId("shape").addEventListener("change", () => onChange({ shape: byId("shape").value }));
     for (const key of Object.keys(NAMES_BY_KEY)) this.#listen(key, onChange);
     byId("clear").addEventListener("click", () => {
       // The button is of no use from now on, and would lose the focus to nothing.
@@ -41,6 +42,17 @@ export class Controls {
     this.#value.value = view.value;
     for (const key of Object.keys(NAMES_BY_KEY)) byId(key).value = view[key] ?? "";
     byId("clear").disabled = !isFiltered(view);
+  }
+
+  /** @param {import("./view.js").View["shape"]} shape as it is shown @param {boolean} isChoice */
+  showShape(shape, isChoice) {
+    byId("shape-choice").hidden = !isChoice;
+    byId("shape").value = shape;
+  }
+
+  /** Fold the filters of a narrow window, where they take the room of what is wrong. @param {boolean} isNarrow */
+  fold(isNarrow) {
+    byId("filters").open = !isNarrow || !byId("clear").disabled;
   }
 
   /** @param {import("./filter.js").Match} match */

@@ -43,7 +43,9 @@ export class Fleet {
     write(this.conditions, map.conditions, new Set());
     /** @type {Value | null} */
     this.value = map.value && { name: map.value.name, values: numbers(map.value.values) };
-    this.summary = map.summary;
+    /** In tokens/s, by cell; null in a fleet that is too large for cards. @type {(number | null)[] | null} */
+    this.speeds = map.tokens_per_second;
+    this.#take(map.summary);
     /** @type {Run[]} */
     this.runs = runsOf(this.node);
   }
@@ -83,7 +85,8 @@ export class Fleet {
    */
   apply(changes) {
     this.revision = changes.revision;
-    this.summary = changes.summary;
+    this.speeds = changes.tokens_per_second;
+    this.#take(changes.summary);
     const changed = new Set();
     write(this.status, changes.status, changed);
     write(this.conditions, changes.conditions, changed);
@@ -91,6 +94,12 @@ export class Fleet {
     if (changes.value === null) this.value = null;
     else this.#applyValue(changes.value, changed);
     return changed;
+  }
+
+  #take(summary) {
+    this.summary = summary;
+    /** Per cent of the peers' speed, by node. @type {Map<string, number>} */
+    this.slowNodes = new Map(summary.slow_nodes.map(({ node, percent }) => [node, percent]));
   }
 
   #applyValue({ name, cells, to }, changed) {

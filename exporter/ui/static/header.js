@@ -21,7 +21,7 @@ const SOURCE_WORDS = { canaries: " of canaries", instances: " as instances repor
 /** Why there is no value, and what gives one. */
 const MISSING = {
   not_healthy: "no instance is healthy",
-  needs_canary: "not reported; --canary.period 5m measures it",
+  needs_canary: "not measured: set --canary.period 5m",
   not_answered: "no canary answered in 5 min",
 };
 const TIME_WORDS = { request: "whole", time_to_first_token: "first token", waiting: "waiting" };
@@ -44,12 +44,13 @@ export class Header {
 
   /** @param {Object} summary */
   show(summary) {
-    this.#buttons.status.show(summary.instances);
+    this.#buttons.status.show({ healthy: summary.instances.healthy, ...holding(summary.instances, this.#chosen.status) });
     this.#buttons.condition.show(holding(summary.conditions, this.#chosen.condition));
     this.#buttons.status.mark(this.#chosen.status, (status) => this.#looks?.get(status));
     this.#buttons.condition.mark(this.#chosen.condition, () => this.#looks?.get(CONDITION));
-    for (const indicator of summary.indicators) this.#showIndicator(indicator);
+    for (const indicator of summary.indicators) this.#showIndicator(indicator, summary);
     write(byId("facts"), facts(summary).join(" · "));
+    write(byId("exporter"), `Exporter ${summary.version}`);
     showServing(summary);
   }
 
@@ -64,13 +65,14 @@ export class Header {
     this.#looks = looks;
   }
 
-  #showIndicator(indicator) {
+  #showIndicator(indicator, summary) {
     const { title, words } = indicatorWords(indicator.name);
-    const { term, value, limit, verdict } = this.#indicator(indicator.name);
+    const { term, value, limit, verdict, note } = this.#indicator(indicator.name);
     write(term, title + (SOURCE_WORDS[indicator.source] ?? ""));
     write(value, indicator.value === null ? "–" : words(indicator.value));
     write(limit, indicator.threshold === null ? "no threshold" : `${BOUNDS[indicator.bound]} ${words(indicator.threshold)}`);
     write(verdict, verdictOf(indicator));
+    write(note, noteOf(indicator, summary));
     verdict.className = `verdict ${{ true: "met", false: "missed" }[indicator.is_met] ?? "unknown"}`;
   }
 
@@ -128,16 +130,16 @@ class Buttons {
   }
 }
 
-/** @returns {Object<string, number>} the conditions that some instance has, and the chosen one */
-function holding(conditions, chosen) {
-  return Object.fromEntries(Object.entries(conditions).filter(([name, n]) => n > 0 || name === chosen));
+/** @returns {Object<string, number>} the statuses or conditions that some instance has, and the chosen one */
+function holding(numbers, chosen) {
+  return Object.fromEntries(Object.entries(numbers).filter(([name, n]) => n > 0 || name === chosen));
 }
 
 function showServing(summary) {
   const of = (key) => summary.times.map((time) => [time.name, time[key]]).filter(([, seconds]) => seconds !== null);
   write(byId("requests-times"), timesWords(of("requests_p99_seconds")) || "none counted in 5 min");
   const canaries = timesWords(of("canaries_p99_seconds")) || "none answered in 5 min";
-  write(byId("canaries-times"), summary.canary_period_seconds > 0 ? canaries : "off; --canary.period 5m sends them");
+  write(byId("canaries-times"), summary.canary_period_seconds > 0 ? canaries : "off: set --canary.period 5m");
   write(byId("loaded-models"), loadedWords(summary));
   const engines = Object.entries(summary.engines).map(([engine, n]) => `${engine} ${count(n)}`);
   write(byId("engines"), engines.join(" · ") || "none");
@@ -160,16 +162,24 @@ function makeIndicator(name) {
   const limit = make("span", { className: "limit" });
   const verdict = make("span");
   const term = make("dt");
-  byId("indicators").append(make("div", {}, term, make("dd", {}, value, " ", limit, " ", verdict)));
-  return { term, value, limit, verdict };
+  const note = make("span", { className: "limit" });
+  // Always three lines, whatever the verdict: the map below keeps its place when an alert fires.
+  const judged = make("span", { className: "judged" }, verdict, " ", note);
+  byId("indicators").append(make("div", {}, term, make("dd", {}, value, " ", limit, judged)));
+  return { term, value, limit, verdict, note };
 }
 
 function indicatorWords(name) {
   return INDICATORS[name] ?? { title: name, words: decimal };
 }
 
+/** Say that a figure is not counted of all. */
+function noteOf({ n_measured: n }, { instances }) {
+  return n === null ? "" : `extrapolated from ${count(n)} of ${count(instances.healthy)}`;
+}
+
 function verdictOf({ is_met: isMet, missing }) {
-  if (isMet === null) return MISSING[missing] ?? "? not known yet";
+  if (isMet === null) return MISSING[missing] ?? "after the first poll cycle";
   return isMet ? "✓ met" : "✗ not met";
 }
 
@@ -183,7 +193,6 @@ function facts(summary) {
     cycle === null ? "no poll cycle ended yet" : `last poll cycle ended ${span(cycle)} ago`,
     inventoryFact(summary.inventory_age_seconds),
     `thresholds from ${SOURCES[summary.thresholds_from] ?? summary.thresholds_from}`,
-    `exporter ${summary.version}`,
   ];
 }
 

@@ -9,6 +9,7 @@
 import { Alerts } from "./alerts.js";
 import { Announcer } from "./announcer.js";
 import { Banner } from "./banner.js";
+import { Cards } from "./cards.js";
 import { parsed } from "./client.js";
 import { scaleFor } from "./colours.js";
 import { Controls, matchWords } from "./controls.js";
@@ -21,7 +22,7 @@ import { Header } from "./header.js";
 import { arrange, boxOf } from "./layout.js";
 import { Legend } from "./legend.js";
 import { FleetMap } from "./map.js";
-import { roomFor, watchRoom } from "./room.js";
+import { isNarrow, roomFor, watchRoom } from "./room.js";
 import { measureFirstPaint, measureUpdate } from "./timings.js";
 import { Updates } from "./updates.js";
 import * as views from "./view.js";
@@ -39,7 +40,8 @@ class Page {
     this.#controls = new Controls((change) => this.change(change));
     this.#header = new Header((key, name) => this.change({ [key]: name === this.#view[key] ? null : name }));
     this.#details = new Details(() => this.change({ id: null }));
-    this.#worst = new Worst((id) => this.change({ id }));
+    this.#worst = new Worst((change) => this.change(change));
+    this.#cards = new Cards((id) => this.change({ id }));
     this.#updates = new Updates({
       fleet: () => this.#fleet,
       value: () => this.#view.value,
@@ -55,6 +57,7 @@ class Page {
   #header;
   #details;
   #worst;
+  #cards;
   #updates;
   #alerts = new Alerts();
   #announcer = new Announcer();
@@ -69,8 +72,9 @@ class Page {
   /** Show what the address says, and keep it up to date. */
   start() {
     this.#controls.show(this.#view);
+    this.#controls.fold(isNarrow());
     this.#details.show(this.#view.id);
-    watchRoom(() => this.#redraw());
+    watchRoom(() => this.#redraw(), () => this.#controls.fold(isNarrow()));
     DARK.addEventListener("change", () => this.#redraw());
     window.addEventListener("popstate", () => this.#turnTo(views.read(location.search)));
     this.#updates.askNow();
@@ -96,6 +100,7 @@ class Page {
     this.#controls.show(view);
     this.#details.show(view.id);
     if (this.#fleet === null) return;
+    if (before.shape !== view.shape) this.#redraw();
     if (before.value === view.value && views.filtersEqual(before, view)) return;
     this.#worst.show(view);
     this.#redraw();
@@ -122,9 +127,10 @@ class Page {
     const start = performance.now();
     const changes = parsed(text);
     if (changes.layout !== this.#fleet.layout) return false;
+    const slow = slowWords(this.#fleet);
     const changed = this.#fleet.apply(changes);
     const scale = this.#scale();
-    if (sameScale(scale, this.#scene.scale)) this.#repaint(changed);
+    if (sameScale(scale, this.#scene.scale) && slow === slowWords(this.#fleet)) this.#repaint(changed);
     else this.#redraw();
     this.#tell();
     measureUpdate(start);
@@ -139,6 +145,7 @@ class Page {
   #repaint(cells) {
     for (const cell of cells) this.#scene.match.update(cell);
     this.#map.repaint(cells);
+    this.#showShape();
     this.#showCounts();
   }
 
@@ -155,8 +162,19 @@ class Page {
     const match = new Match(fleet, view);
     this.#scene = { fleet, layout, match, scale, scheme: scheme() };
     this.#map.paint(this.#scene);
+    this.#showShape();
     this.#showCounts();
     this.#cursor.refresh();
+  }
+
+  /** Show cards or the map: there are speeds where the fleet is small enough for cards. */
+  #showShape() {
+    const isSmall = this.#fleet.speeds !== null;
+    const isCards = isSmall && this.#view.shape !== "map" && this.#fleet.size > 0;
+    this.#controls.showShape(isCards ? "cards" : "map", isSmall);
+    byId("map-place").hidden = isCards;
+    byId("cards").hidden = !isCards;
+    if (isCards) this.#cards.show(this.#scene);
   }
 
   #showCounts() {
@@ -193,6 +211,10 @@ function scheme() {
 function sameScale(one, other) {
   const words = ({ name, steps }) => [name, ...steps.map((step) => step.words + step.colour)].join();
   return words(one) === words(other);
+}
+
+function slowWords({ slowNodes }) {
+  return [...slowNodes].join();
 }
 
 function looksOf(scale) {

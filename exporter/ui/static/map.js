@@ -191,7 +191,7 @@ function cut(name, fits) {
 
 /** Return how a cell of each step looks, first those that the filters take, then those they leave out. */
 function looksOf({ scale, scheme }) {
-  const isHollow = (words) => scale.name !== "status" && words === NOT_KNOWN;
+  const isHollow = (words) => words === (scale.name === "status" ? "unknown" : NOT_KNOWN);
   const taken = scale.steps.map(({ colour, words, mark }) => ({ colour, mark, isHollow: isHollow(words) }));
   const dim = (colour) => colour && dimmed(colour, BACKGROUNDS[scheme]);
   const left = taken.map((look) => ({ ...look, colour: dim(look.colour), mark: dim(look.mark) }));

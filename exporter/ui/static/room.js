@@ -19,8 +19,16 @@ export function roomFor() {
   return { width: Math.max(LEAST_WIDTH, clientWidth), height: Math.floor(height) };
 }
 
-/** @param {() => void} onChange called between two frames, once for many changes */
-export function watchRoom(onChange) {
+/** @returns {boolean} whether everything stands below each other */
+export function isNarrow() {
+  return !WIDE.matches;
+}
+
+/**
+ * @param {() => void} onChange called between two frames, once for many changes
+ * @param {() => void} onTurn called before, when the window has become narrow or wide
+ */
+export function watchRoom(onChange, onTurn) {
   let known = keyOf(roomFor());
   let frame = 0;
   const look = () => {
@@ -33,6 +41,7 @@ export function watchRoom(onChange) {
     frame = requestAnimationFrame(look);
   });
   observer.observe(byId("map-room"));
+  WIDE.addEventListener("change", onTurn);
   WIDE.addEventListener("change", look);
   window.addEventListener("resize", look);
 }

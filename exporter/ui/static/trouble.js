@@ -16,7 +16,7 @@ const FAILING = Object.freeze(["unhealthy", "unreachable"]);
  * @returns {string} "70 %": the median value; or "12 of 100 failing"
  */
 export function troubleOf(fleet, run, scale) {
-  return scale.name === "status" ? failing(fleet, run) : badMedian(fleet, run, scale);
+  return scale.name === "status" ? failing(fleet, run) || slow(fleet, run) : badMedian(fleet, run, scale);
 }
 
 /** At least half of the instances: one that fails is seen by itself. */
@@ -25,6 +25,11 @@ function failing(fleet, { first, n }) {
   let failed = 0;
   for (let cell = first; cell < first + n; cell += 1) failed += codes.includes(fleet.status[cell]) ? 1 : 0;
   return failed * 2 >= n && n > 1 ? `${failed} of ${counted(n, "fails", "fail")}` : "";
+}
+
+function slow(fleet, { node }) {
+  const percent = fleet.slowNodes?.get(fleet.nodes[node]);
+  return percent === undefined ? "" : `slow, ${shortValue("speed", percent)}`;
 }
 
 function badMedian(fleet, { first, n }, scale) {

@@ -14,9 +14,11 @@
  * @property {string | null} condition
  * @property {string | null} developer null: whatever it is
  * @property {string | null} id the instance whose details are open
+ * @property {"cards" | "map" | null} shape null: cards where the fleet is small
  */
 
 export const VALUES = Object.freeze(["status", "speed", "p99", "canary", "errors", "age"]);
+export const SHAPES = Object.freeze(["cards", "map"]);
 export const FILTERS = Object.freeze(["node", "model", "status", "condition", "developer"]);
 
 /** The statuses of an instance; the protocol's codes index the fleet's own list, which is the same. */
@@ -37,6 +39,7 @@ export const CONDITION = "condition";
 export function read(search) {
   const query = new URLSearchParams(search);
   const value = query.get("value");
+  const shape = query.get("shape");
   const [status, condition] = [query.get("status"), query.get("condition")];
   return Object.freeze({
     value: VALUES.includes(value) ? value : "status",
@@ -46,6 +49,7 @@ export function read(search) {
     condition: CONDITIONS.includes(condition) ? condition : null,
     developer: query.get("developer"),
     id: query.get("id"),
+    shape: SHAPES.includes(shape) ? shape : null,
   });
 }
 
@@ -53,6 +57,7 @@ export function read(search) {
 export function write(view) {
   const query = filterQuery(view);
   if (view.id !== null) query.set("id", view.id);
+  if (view.shape !== null) query.set("shape", view.shape);
   const chosen = view.value === "status" ? [] : [["value", view.value]];
   const text = new URLSearchParams([...chosen, ...query]).toString();
   return text && `?${text}`;

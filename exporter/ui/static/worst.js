@@ -3,11 +3,12 @@
  *
  * In:   a View.
  * Out:  a table, asked for anew with the updates, though not more often than each five seconds.
+ *       Instances of a node that suffer from the same are one row, and so is a slow node.
  */
 
 import { fetchWorst } from "./client.js";
 import { byId, make, place, write } from "./elements.js";
-import { conditions as conditionWords, count, shortValue } from "./words.js";
+import { condition as oneCondition, conditions as conditionWords, count, counted, shortValue, value as valueWords } from "./words.js";
 
 const REFRESH_MS = 5_000;
 const CAPTIONS = {
@@ -21,7 +22,7 @@ const CAPTIONS = {
 const HEADS = { status: "Why", speed: "Speed", p99: "p99", canary: "Canary", errors: "Errors", age: "Age" };
 
 export class Worst {
-  /** @param {(id: string) => void} onOpen */
+  /** @param {(change: Partial<import("./view.js").View>) => void} onOpen */
   constructor(onOpen) {
     this.#onOpen = onOpen;
   }
@@ -31,7 +32,7 @@ export class Worst {
   #isAsking = false;
   /** @type {import("./view.js").View | null} */
   #next = null;
-  /** @type {Map<string, {row: HTMLElement, texts: HTMLElement[]}>} by id of the instance */
+  /** @type {Map<string, {row: HTMLElement, texts: HTMLElement[]}>} by key */
   #rows = new Map();
 
   /** Show the worst of another view. @param {import("./view.js").View} view */
@@ -60,39 +61,64 @@ export class Worst {
     this.#isAsking = false;
   }
 
-  #fill({ value, n_matching: nMatching, n_ranked: nRanked, instances }) {
-    write(byId("worst-caption"), captionOf(value, nMatching, nRanked, instances.length));
-    write(byId("worst-value"), HEADS[value]);
+  #fill(worst) {
+    write(byId("worst-caption"), captionOf(worst));
+    write(byId("worst-value"), HEADS[worst.value]);
+    const lines = linesOf(worst);
     const before = this.#rows;
-    this.#rows = new Map(instances.map(({ id }) => [id, before.get(id) ?? this.#makeRow(id)]));
-    for (const instance of instances) {
-      const { texts } = this.#rows.get(instance.id);
-      textsOf(value, instance).forEach((text, at) => write(texts[at], text));
-    }
+    this.#rows = new Map(lines.map((line) => [line.key, before.get(line.key) ?? this.#makeRow(line)]));
+    for (const { key, texts } of lines) texts.forEach((text, at) => write(this.#rows.get(key).texts[at], text));
     const hadFocus = byId("worst-rows").contains(document.activeElement);
     place(byId("worst-rows"), [...this.#rows.values()].map(({ row }) => row));
     // The row that had it is gone: what is next to be read is the table.
     if (hadFocus && document.activeElement === document.body) byId("worst-room").focus({ preventScroll: true });
   }
 
-  #makeRow(id) {
-    const open = make("button", { type: "button", textContent: id });
-    open.dataset.worst = id;
-    open.addEventListener("click", () => this.#onOpen(id));
+  #makeRow({ key, change }) {
+    const open = make("button", { type: "button" });
+    open.dataset.worst = key;
+    open.addEventListener("click", () => this.#onOpen(change));
     const [node, model, what] = [make("td"), make("td"), make("span")];
     const row = make("tr", {}, make("th", { scope: "row" }, open), node, model, make("td", {}, what));
-    return { row, texts: [node, model, what] };
+    return { row, texts: [open, node, model, what] };
   }
 }
 
-function captionOf(value, nMatching, nRanked, n) {
+function captionOf({ value, n_matching: nMatching, n_ranked: nRanked, instances, groups }) {
   const what = `${CAPTIONS[value]}: `;
-  if (n === 0) return `${what}none of ${count(nMatching)} instances`;
-  return `${what}${n < nRanked ? `the first ${n}` : n} of ${count(nMatching)} instances`;
+  if (nRanked === 0) return `${what}none of ${count(nMatching)} instances`;
+  if (value !== "status") {
+    const n = instances.length;
+    return `${what}${n < nRanked ? `the first ${n}` : n} of ${count(nMatching)} instances`;
+  }
+  const n = groups.reduce((sum, group) => sum + group.n, instances.length);
+  const left = nRanked > n ? `, the first ${count(n)}` : "";
+  return `${what}${count(nRanked)} of ${count(nMatching)} instances${left}`;
 }
 
-function textsOf(value, instance) {
-  return [instance.node, instance.model, value === "status" ? reasonOf(instance) : shortValue(value, instance.value)];
+/** Return the rows: key, texts, and what a press changes of the view. */
+function linesOf({ value, instances, groups, slow_nodes: slowNodes }) {
+  return [
+    ...groups.map(({ node, what, is_condition: isCondition, n }) => ({
+      key: `${node} ${what}`,
+      texts: [counted(n, "instance"), node, "", isCondition ? `healthy: ${oneCondition(what)}` : what],
+      change: { node, [isCondition ? "condition" : "status"]: what },
+    })),
+    ...slowNodes.map(({ node, percent }) => ({
+      key: `${node} slow`,
+      texts: ["slow node", node, "", valueWords("speed", percent)],
+      change: { node, value: "speed" },
+    })),
+    ...instances.map((instance) => ({
+      key: instance.id,
+      texts: [instance.id, instance.node, instance.model, whyOf(value, instance)],
+      change: { id: instance.id },
+    })),
+  ];
+}
+
+function whyOf(value, instance) {
+  return value === "status" ? reasonOf(instance) : shortValue(value, instance.value);
 }
 
 function reasonOf({ status, last_error: error, conditions = [] }) {

@@ -41,17 +41,44 @@ class Asked:
             QUERIES[0]: result(threshold("tokens_per_second", "7")),
             QUERIES[1]: result(alert("OllamaA")),
             QUERIES[2]: result(number("7")),
+            QUERIES[3]: result(),
         }
+        self.rules: list[dict[str, object]] = []
 
     @property
     def queries(self) -> list[str]:
-        return [parse_qs(urlsplit(path).query)["query"][0] for path in self.paths]
+        asked = [parse_qs(urlsplit(path).query) for path in self.paths]
+        return [query["query"][0] for query in asked if "query" in query]
 
     async def until(self, times: int) -> None:
-        await eventually(lambda: times == len(self.paths))
+        await eventually(lambda: times == len(self.queries))
+
+    def _rules(self) -> bytes:
+        groups = [{"name": "g", "rules": self.rules}]
+        return msgspec.json.encode({"status": "success", "data": {"groups": groups}})
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (path := await read_request(reader)) is not None:
             self.paths.append(path)
-            writer.write(response(self.results[self.queries[-1]]))
+            is_query = "/query" in path
+            writer.write(response(self.results[self.queries[-1]] if is_query else self._rules()))
             await writer.drain()
+
+
+def rule(name: str, for_s: float, **annotations: str) -> dict[str, object]:
+    """Return a rule as Prometheus tells it."""
+    return {
+        "name": name,
+        "duration": for_s,
+        "labels": {"severity": "warning"},
+        "annotations": annotations,
+        "type": "alerting",
+    }
+
+
+def firing(*names: str, since: float) -> dict[str, bytes]:
+    """Return what a Prometheus answers where these alerts fire, and the first is pending too."""
+    alerts = [alert(name, since=str(since), node="node-004") for name in names]
+    count = [number(str(len(names)))] if names else []
+    answers = (result(), result(*alerts), result(*count), result(*alerts[:1]))
+    return dict(zip(QUERIES, answers, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from array import array
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,16 +26,15 @@ from exporter.snapshot import Row
 from exporter.ui import cells
 from exporter.ui.cells import (
     CONDITIONS,
-    N_WORST,
     STATUS,
     STATUS_CODES,
     UNKNOWN,
     Columns,
     Value,
     columns,
-    worst,
 )
 from exporter.ui.layout import STEP_ROWS, next_layout
+from exporter.ui.worst import FOLDED, N_WORST, Group, Worst, worst
 from tests.exporter.ui.building import NOW_S, FakePoller, cell, ids, run
 
 HOUR_S = 3600.0
@@ -235,6 +235,21 @@ def test_what_is_in_memory_is_summed_up_by_model_and_instances_by_engine(
 Found = tuple[int, int, list[tuple[str, int]]]
 
 
+def ranking(
+    rows: list[Row],
+    value: Value | None = None,
+    numbers: list[int] | None = None,
+    wanted: Filter | None = None,
+    gone: str = "",
+) -> Worst:
+    poller = FakePoller()
+    poller.show(*[row for row in rows if row.target.id != gone])
+    column = array("i", numbers or [STATUS_CODES[row.status] for row in rows])
+    targets: Any = poller.scrape_targets
+    ranked: Worst = run(worst(ids(rows), targets, wanted or Filter(), value, column))
+    return ranked
+
+
 def found(
     rows: list[Row],
     value: Value | None = None,
@@ -243,12 +258,7 @@ def found(
     gone: str = "",
 ) -> Found:
     """Return how many match, how many have a rank, and the worst ids with their values."""
-    poller = FakePoller()
-    poller.show(*[row for row in rows if row.target.id != gone])
-    column = array("i", numbers or [STATUS_CODES[row.status] for row in rows])
-    ranked = run(
-        worst(ids(rows), poller.scrape_targets, wanted or Filter(), value, column)  # type: ignore[arg-type]
-    )
+    ranked = ranking(rows, value, numbers, wanted, gone)
     shown = [(scrape_target.row.target.id, number) for scrape_target, number in ranked.found]
     return ranked.n_matching, ranked.n_ranked, shown
 
@@ -303,3 +313,24 @@ def test_who_has_gone_since_is_left_out() -> None:
     n_matching, _, worst_ones = found(ROWS, gone="f")
 
     assert (7, ("h", 2)) == (n_matching, worst_ones[0])
+
+
+def test_instances_of_a_node_that_suffer_from_the_same_are_folded() -> None:
+    def gone(node: str, n: int) -> list[Row]:
+        return [cell(f"{node}{i}", node=node, outcome=Outcome.REFUSED) for i in range(n)]
+
+    on_cpu = [cell(f"c{i}", node="n1", conditions=(Condition.ON_CPU,)) for i in range(FOLDED)]
+    rows = [*gone("n1", FOLDED), *gone("n2", FOLDED - 1), *gone("n3", STEP_ROWS + 1), *on_cpu]
+
+    ranked = ranking(rows)
+    of_node = ranking(rows, wanted=Filter(node="n1"))
+
+    assert [
+        Group("n3", "unreachable", False, STEP_ROWS + 1),
+        Group("n1", "unreachable", False, FOLDED),
+        Group("n1", "on_cpu", True, FOLDED),
+    ] == ranked.groups
+    assert ["n20", "n21"] == [target.row.target.id for target, _ in ranked.found]
+    assert len(rows) == ranked.n_ranked
+    assert ([], 2 * FOLDED) == (of_node.groups, len(of_node.found))
+    assert [] == ranking(rows, Value.P99, [5] * len(rows)).groups

@@ -22,7 +22,8 @@ from exporter.app import STATIC_FOLDER, Exporter
 from exporter.config import Config, Given, build
 from exporter.errors import ExporterError
 from exporter.model import Status
-from exporter.ui import cells, handlers
+from exporter.ui import handlers
+from exporter.ui import worst as worst_of
 from exporter.ui.handlers import INDEX, MAX_KEPT, PATH, ResultCache, read
 from exporter.ui.prometheus import QUERIES
 from exporter.web import HEADERS
@@ -371,7 +372,7 @@ async def test_the_same_question_about_a_revision_is_worked_out_once(
 
     def counted(*given: Any) -> Any:
         looks.append(given)
-        return cells.worst(*given)
+        return worst_of.worst(*given)
 
     monkeypatch.setattr(handlers, "worst", counted)
     async with site(tmp_path, instance("a", port), poll__interval="60s") as pages:

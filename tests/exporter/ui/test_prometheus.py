@@ -21,17 +21,17 @@ from exporter.ui.prometheus import (
     MAX_FIRING_OF_ONE_NAME,
     N_FIRING_QUERY,
     QUERIES,
+    Alert,
     Answer,
-    Firing,
     Prometheus,
+    alerts_of,
     answer_of,
-    firing_of,
     thresholds_of,
 )
 from ollama_fleet.prometheus import Series
 from tests.exporter.servers import hanging, serving
 from tests.exporter.ui.building import HeldClock
-from tests.exporter.ui.prometheuses import Asked, alert, number, threshold
+from tests.exporter.ui.prometheuses import Asked, alert, number, result, rule, threshold
 from tests.waiting import eventually
 
 REFRESH_S = 2.0
@@ -41,9 +41,9 @@ REFRESH_S = 2.0
 
 
 def test_alerts_come_with_name_severity_labels_and_since_when() -> None:
-    expected = Firing("OllamaA", "critical", {"node": "n1", "cluster": "c"}, 17.5)
+    expected = Alert("OllamaA", "critical", {"node": "n1", "cluster": "c"}, 17.5)
 
-    assert (expected,) == firing_of([alert("OllamaA", "critical", node="n1", cluster="c")])
+    assert (expected,) == alerts_of([alert("OllamaA", "critical", node="n1", cluster="c")], 9)
 
 
 def test_the_most_severe_alerts_come_first_and_then_by_name_and_labels() -> None:
@@ -56,7 +56,7 @@ def test_the_most_severe_alerts_come_first_and_then_by_name_and_labels() -> None
         alert("OllamaZ", "critical"),
     ]
 
-    firing = firing_of(series)
+    firing = alerts_of(series, 9)
 
     assert ["OllamaZ", "OllamaC", "OllamaD", "OllamaD", "OllamaB", "OllamaA"] == [
         each.name for each in firing
@@ -89,7 +89,7 @@ def test_a_threshold_that_differs_between_fleets_is_nobodys() -> None:
 def test_all_that_fire_are_counted_at_least_those_that_are_listed(
     told: list[Series], expected: int
 ) -> None:
-    answer = answer_of([], [alert("OllamaA"), alert("OllamaB")], told)
+    answer = answer_of([], [alert("OllamaA"), alert("OllamaB")], told, [])
 
     assert (expected, 2) == (answer.n_firing, len(answer.firing))
 
@@ -103,7 +103,7 @@ def test_all_that_fire_are_counted_at_least_those_that_are_listed(
     ],
 )
 def test_critical_ones_are_counted_apart(told: list[Series], expected: tuple[int, int]) -> None:
-    answer = answer_of([], [alert("OllamaA", "critical"), alert("OllamaB")], told)
+    answer = answer_of([], [alert("OllamaA", "critical"), alert("OllamaB")], told, [])
 
     assert expected == (answer.n_firing, answer.n_critical)
 
@@ -162,7 +162,7 @@ def run_promtool(
 # Asking
 
 
-GOOD = Answer("", (Firing("OllamaA", "warning", {}, 17.5),), 7, 0, {SPEED_THRESHOLD.name: 7.0})
+GOOD = Answer("", (Alert("OllamaA", "warning", {}, 17.5),), (), 7, 0, {SPEED_THRESHOLD.name: 7.0})
 
 
 @asynccontextmanager
@@ -183,8 +183,29 @@ async def test_the_last_answer_is_given_at_once_and_the_next_is_fetched_beside()
 
     assert Answer("Prometheus has not been asked yet") == first
     assert GOOD == later
-    assert {"/prom/api/v1/query"} == {urlsplit(path).path for path in asked.paths}
+    assert {"/prom/api/v1/query", "/prom/api/v1/rules"} == {
+        urlsplit(path).path for path in asked.paths
+    }
     assert sorted(QUERIES) == sorted(asked.queries)
+
+
+async def test_a_pending_alert_says_how_long_yet_and_where_its_dashboard_is() -> None:
+    """Links of rules are templates; what is no link to a page is left out."""
+    asked, clock = Asked(), HeldClock()
+    asked.results = {**asked.results, QUERIES[3]: result(alert("OllamaB", node="n 1"))}
+    link = "http://g/d/x?var-node={{ $labels.node | urlquery }}"
+    asked.rules = [
+        rule("OllamaA", 60.0, dashboard_url="javascript:x"),
+        rule("OllamaB", 300.0, dashboard_url=link),
+    ]
+    async with serving(asked.handle) as port, asking(port, clock) as prometheus:
+        await eventually(lambda: not prometheus.latest().error)
+        answer = prometheus.latest()
+
+    assert ("OllamaB", 300.0, "http://g/d/x?var-node=n%201") == (
+        answer.pending[0].name, answer.pending[0].for_seconds, answer.pending[0].dashboard_url,
+    )  # fmt: skip
+    assert (60.0, "") == (answer.firing[0].for_seconds, answer.firing[0].dashboard_url)
 
 
 async def test_it_is_asked_once_per_refresh_and_only_while_somebody_looks() -> None:
@@ -194,11 +215,11 @@ async def test_it_is_asked_once_per_refresh_and_only_while_somebody_looks() -> N
         clock.move(REFRESH_S - 0.001)
         prometheus.latest()
         await asyncio.sleep(0)
-        assert 3 == len(asked.paths)
+        assert 4 == len(asked.queries)
 
         clock.move(0.001)
         prometheus.latest()
-        await asked.until(6)
+        await asked.until(8)
 
 
 async def test_what_was_known_long_ago_is_not_told_as_news() -> None:
@@ -207,7 +228,7 @@ async def test_what_was_known_long_ago_is_not_told_as_news() -> None:
         await eventually(lambda: not prometheus.latest().error)
         clock.move(KEPT_S + REFRESH_S)
         assert GOOD == prometheus.latest()
-        await asked.until(6)
+        await asked.until(8)
         clock.move(KEPT_S + REFRESH_S + 1.0)
 
         assert Answer("Prometheus is being asked again") == prometheus.latest()
@@ -240,9 +261,9 @@ async def test_a_fault_is_logged_once_and_so_is_the_recovery(
 
         def asking_makes(times: int) -> bool:
             prometheus.latest()
-            return times == len(asked.paths)
+            return times == len(asked.queries)
 
-        for n_asked in (3, 6, 9):
+        for n_asked in (4, 8, 12):
             # While the answers before are still taken in, no new ones are asked for.
             await eventually(partial(asking_makes, n_asked))
             await eventually(lambda: "not answer as" in repr(prometheus))

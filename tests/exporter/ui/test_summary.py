@@ -22,7 +22,7 @@ from exporter.inventory import Shard, SourceState
 from exporter.model import Condition, LoadedModel, Outcome, Status
 from exporter.snapshot import Row
 from exporter.ui.cells import Totals
-from exporter.ui.prometheus import Answer, Firing
+from exporter.ui.prometheus import Alert, Answer
 from exporter.ui.recent import RecentHistory
 from exporter.ui.revisions import ViewBuilder
 from exporter.ui.summary import (
@@ -58,6 +58,8 @@ ALL = {
 
 class Told:
     """A Prometheus that has answered already."""
+
+    url = "http://p:9090"
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
@@ -119,7 +121,7 @@ def indicator(
 ) -> dict[str, Any]:
     return {
         "name": name, "value": value, "threshold": threshold, "bound": bound, "is_met": is_met,
-        "source": source, "missing": None,
+        "source": source, "missing": None, "n_measured": None,
     }  # fmt: skip
 
 
@@ -151,6 +153,7 @@ async def test_a_summary_has_everything_that_the_page_shows() -> None:
             for name in ("request", "time_to_first_token", "waiting")
         ],
         "canary_period_seconds": 0.0,
+        "slow_nodes": [],
         "indicators": [
             indicator("healthy_instances", 2, 2, "floor", is_met=True),
             indicator(
@@ -257,18 +260,32 @@ async def test_a_shard_is_not_held_to_what_the_whole_fleet_must_do() -> None:
 
 
 async def test_alerts_are_passed_on_with_what_is_wrong() -> None:
-    firing = Firing("OllamaA", "critical", {"node": "n1"}, 17.5)
+    firing = Alert("OllamaA", "critical", {"node": "n1"}, 17.5)
+    pending = Alert("OllamaB", "warning", {}, 18.5, 300.0, "http://g/d/x")
 
-    told = await summary(answer=Answer("Prometheus is away", (firing,), 7, 3))
+    told = await summary(answer=Answer("Prometheus is away", (firing,), (pending,), 7, 3))
 
     assert {
         "error": "Prometheus is away",
+        "prometheus_url": "http://p:9090",
         "firing": [
             {
                 "name": "OllamaA",
                 "severity": "critical",
                 "labels": {"node": "n1"},
                 "since_seconds": 17.5,
+                "for_seconds": None,
+                "dashboard_url": "",
+            }
+        ],
+        "pending": [
+            {
+                "name": "OllamaB",
+                "severity": "warning",
+                "labels": {},
+                "since_seconds": 18.5,
+                "for_seconds": 300.0,
+                "dashboard_url": "http://g/d/x",
             }
         ],
         "n_firing": 7,
@@ -297,6 +314,25 @@ def test_throughput_is_extrapolated_to_instances_of_unknown_speed(
     of: Totals, expected: float | None
 ) -> None:
     assert expected == throughput(of)
+
+
+async def test_a_throughput_that_is_extrapolated_says_from_how_many_instances() -> None:
+    told = await summary(rows=(cell("a", speed=40.0), cell("b")))
+
+    assert (80.0, 1) == (told["indicators"][2]["value"], told["indicators"][2]["n_measured"])
+
+
+async def test_slow_nodes_are_named_the_slowest_first() -> None:
+    speeds = {"n1": 40.0, "n2": 20.0, "n3": 30.0, "n4": 40.0, "n5": 40.0}
+    rows = [
+        cell(f"{node}{n}", node=node, speed=speed) for node, speed in speeds.items() for n in "ab"
+    ]
+    alone = cell("z", node="n9", speed=1.0)
+
+    told = await summary(rows=(*rows, alone))
+
+    expected = [{"node": "n2", "percent": 50}, {"node": "n3", "percent": 75}]
+    assert expected == told["slow_nodes"]
 
 
 def test_what_starts_is_drained_or_is_away_is_not_expected_to_serve() -> None:
