@@ -357,9 +357,9 @@ class Summariser:
         )
 
     def _alerts(self, answer: Answer | None) -> Alerts | None:
-        if answer is None or self._prometheus is None:
+        if answer is None or self.prometheus is None:
             return None
-        url = self._prometheus.url
+        url = self.prometheus.url
         counts = (answer.n_firing, answer.n_critical)
         return Alerts(answer.error, url, answer.firing, answer.pending, *counts)
 

@@ -219,7 +219,7 @@ async def test_instances_that_come_and_go_change_the_map(
     tmp_path: Path, start_exporter: StartExporter, open_page: Open
 ) -> None:
     inventory = write_inventory(tmp_path / "fleet.json", 3)
-    url = await start_exporter(inventory)
+    url = await start_exporter(inventory, "--poll.starting-timeout=1s")
     page = await open_page(f"{url}?id=i3")
 
     write_inventory(inventory, 5)
