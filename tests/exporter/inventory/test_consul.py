@@ -79,7 +79,9 @@ async def test_an_agent_is_asked_by_https_where_the_url_says_so(
 ) -> None:
     text = agent(tls_server).replace("consuls", "consul+https", 1)
 
-    assert () == await listed(f"{text}/ollama", ca_file=certificate)
+    say(tls_server, ITEM)
+
+    assert 1 == len(await listed(f"{text}/ollama", ca_file=certificate))
 
 
 async def test_maintenance_drains_and_a_failed_check_does_not(server: InventoryServer) -> None:

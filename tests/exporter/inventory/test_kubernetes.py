@@ -72,6 +72,7 @@ def addresses(targets: tuple[Target, ...]) -> dict[str, str]:
 async def test_a_pod_is_an_instance_with_what_the_api_and_its_annotations_say(
     api: KubernetesApi,
 ) -> None:
+    """Its labels, too; an annotation goes before a label of the same name."""
     (target,) = await listed(api)
 
     wanted = Target(
@@ -80,6 +81,7 @@ async def test_a_pod_is_an_instance_with_what_the_api_and_its_annotations_say(
         port=11_434,
         node="gpu-01",
         model="llama3.1:8b",
+        developer="ada",
         started_s=datetime(2026, 1, 31, 8, tzinfo=UTC).timestamp(),
         labels={"hardware": "l40s"},
     )
@@ -235,7 +237,7 @@ async def test_all_pages_together_have_one_time_and_one_size(api: KubernetesApi)
 
 async def test_a_bad_annotation_refuses_the_list_and_names_the_pod(api: KubernetesApi) -> None:
     """As in any inventory. What is huge is not carried along."""
-    api.pods = [pod("a", engine="olama"), pod("b", rack="x" * 200_000)]
+    api.pods = [pod("a", engine="olama"), pod("b"), pod("c", rack="x" * 200_000)]
     for i in range(200):
         api.pods[1]["metadata"]["annotations"][f"ollama-fleet/n{i}"] = "x"
 
@@ -245,6 +247,7 @@ async def test_a_bad_annotation_refuses_the_list_and_names_the_pod(api: Kubernet
     assert "engine must be one of" in str(caught.value)
     assert "did you mean ollama? (instance 'llm/a')" in str(caught.value)
     assert "labels must hold at most 64 labels" in str(caught.value)
+    assert "labels.rack must be at most 256 characters long, got 257" in str(caught.value)
 
 
 async def test_outside_a_cluster_the_message_says_so(
