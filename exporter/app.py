@@ -6,6 +6,7 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,7 @@ from ollama_fleet.clock import SystemClock
 from ollama_fleet.durations import duration_text
 from ollama_fleet.problems import Problem
 from ollama_fleet.tokens import TokenFileError
+from ollama_fleet.urls import host_port_text
 from ollama_fleet.version import VERSION, revision
 
 if TYPE_CHECKING:
@@ -341,7 +343,7 @@ class Exporter:
             revision(),
             ", ".join([*sources[:MAX_SOURCES], *(["…"] if len(sources) > MAX_SOURCES else [])]),
             duration_text(self._config.poll_interval),
-            ", ".join(f"{host}:{port}" for host, port in self._config.web_listen_address),
+            ", ".join(starmap(host_port_text, self._config.web_listen_address)),
         )
 
     def _new_prometheus(self) -> Prometheus | None:
@@ -416,8 +418,7 @@ class Exporter:
         self.port = addresses[0][1]
         scheme = "http" if guard is None or guard.context is None else "https"
         for host, port in addresses:
-            where = f"[{host}]" if ":" in host else host or "*"
-            log.info("listening on %s://%s:%d", scheme, where, port)
+            log.info("listening url=%s://%s", scheme, host_port_text(host or "*", port))
 
     def _transport_config(self) -> TransportConfig:
         resolver = Resolver(self._clock)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from exporter.conditions import is_on_cpu
@@ -21,6 +21,7 @@ from ollama_fleet.http_server import bind
 from ollama_fleet.logs import escaped
 from ollama_fleet.problems import Problem
 from ollama_fleet.tables import count_text, table
+from ollama_fleet.urls import host_port_text
 from ollama_fleet.version import VERSION
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ async def read_settings(config: Config, clock: Clock) -> Inventory:
             starting, but leaves it unchecked.
     """
     guard_of(config)
-    for host, port in config.web_listen_address:
-        check_address(host, port)
+    if problems := list(_address_problems(config.web_listen_address)):
+        raise InputError("the exporter's configuration", problems)
     inventory = inventory_of(config, clock)
     try:
         await inventory.load()
@@ -61,23 +62,22 @@ async def read_settings(config: Config, clock: Clock) -> Inventory:
     return inventory
 
 
-def check_address(host: str, port: int) -> None:
-    """Refuse an address that is none of this machine; its port may be in use by the exporter.
+def _address_problems(addresses: Iterable[tuple[str, int]]) -> Iterator[Problem]:
+    """Yield a problem for each address that is none of this machine's; its port may be in use."""
+    for host, port in addresses:
+        if fault := _address_fault(host):
+            where = host_port_text(host, port)
+            yield Problem("web.listen-address", f"cannot listen on {where}: {fault}")
 
-    Raises:
-        InputError: It is such an address.
-    """
+
+def _address_fault(host: str) -> str:
     try:
         sockets = bind(host, 0)
     except OSError as error:
-        fault = error.strerror or str(error)
-    else:
-        for one in sockets:
-            one.close()
-        fault = "" if sockets else "it has no address that this machine can use"
-    if fault:
-        problem = Problem("web.listen-address", f"cannot listen on {host}:{port}: {fault}")
-        raise InputError("the exporter's configuration", [problem])
+        return error.strerror or str(error)
+    for one in sockets:
+        one.close()
+    return "" if sockets else "it has no address that this machine can use"
 
 
 def inventory_text(inventory: Inventory) -> str:

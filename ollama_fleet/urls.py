@@ -62,6 +62,11 @@ def host_port(text: str, *, example: str) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
+def host_port_text(host: str, port: int) -> str:
+    """Return `127.0.0.1:80`, `[::1]:80` or `:80`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def is_address(host: str) -> bool:
     """Say whether a host is an IPv4 or IPv6 address rather than a name."""
     try:

@@ -218,7 +218,7 @@ class Running:
 
     async def port(self) -> int:
         """Return the port once it listens."""
-        found = await self.until_logged(r"listening on http://127\.0\.0\.1:(\d+)")
+        found = await self.until_logged(r"msg=listening url=http://127\.0\.0\.1:(\d+)")
         return int(found[1])
 
     async def until_logged(self, pattern: str) -> re.Match[str]:

@@ -639,7 +639,7 @@ async def test_the_exporter_serves_what_the_web_configuration_says(
 
     assert (401, 200) == (refused.status, answer.status)
     assert "ollama-fleet exporter" in answer.text
-    assert f"listening on https://127.0.0.1:{exporter.port}" in caplog.text
+    assert f"listening url=https://127.0.0.1:{exporter.port}" in caplog.text
 
 
 async def test_handshakes_that_never_end_keep_no_scraper_out(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_fleet.urls import base_url, host_port, http_url, is_address
+from ollama_fleet.urls import base_url, host_port, host_port_text, http_url, is_address
 
 EXAMPLE = "http://127.0.0.1:9090"
 
@@ -66,6 +66,7 @@ def test_an_address_is_a_host_and_a_port() -> None:
     }
 
     assert addresses == {text: host_port(text, example="a:1") for text in addresses}
+    assert list(addresses) == [host_port_text(*address) for address in addresses.values()]
 
 
 @pytest.mark.parametrize(
