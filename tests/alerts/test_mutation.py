@@ -41,6 +41,9 @@ HARMLESS = {
     r"^fleet:ollama_instances_drained:delta: .*, 0\) «<» .* -> <=": (
         "of two equal numbers either is the smaller"
     ),
+    r"^fleet:ollama_instances_drained:delta: .*«0»\) -> 1$": (
+        "where no instance left, the first part has given 0 already"
+    ),
     r"^OllamaFleet(AllDrained|DrainedLong): .*«sum».* -> max": (
         "a cluster has one such series; the sum only takes its status off"
     ),
