@@ -198,6 +198,12 @@ def test_what_is_no_plain_number_is_refused(change: str) -> None:
     assert 1 == len(refusal(None, change))
 
 
+def test_no_more_than_all_instances_can_be_healthy() -> None:
+    (problem,) = refusal(None, "thresholds.healthy_instances=110%")
+
+    assert "must be at most 100%, got '110%'" in problem
+
+
 @pytest.mark.parametrize("name", ["availability", "requests"])
 def test_an_objective_whose_page_could_never_come_is_refused(name: str) -> None:
     (problem,) = refusal(None, f"slo.{name}=90%")
