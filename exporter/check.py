@@ -53,7 +53,7 @@ async def read_settings(config: Config, clock: Clock) -> Inventory:
         raise InputError("the exporter's configuration", problems)
     inventory = inventory_of(config, clock)
     try:
-        await inventory.load()
+        await inventory.load(is_check=True)
     finally:
         await inventory.close()
     for state in inventory.states:

@@ -312,7 +312,10 @@ def test_the_deployment_gives_options_and_asks_for_paths_that_exist() -> None:
     command, *options = container["args"]
     probed = {container[f"{one}Probe"]["httpGet"]["path"] for one in ("liveness", "readiness")}
 
+    scraped = "{name}.{namespace}.svc".format(**documents[1]["metadata"])
     assert command in COMMANDS
+    assert f"--web.allowed-hosts={scraped}" in options
+    assert f'["{scraped}:11440"]' in TEXT_BY_PATH[DOCS / "how-to" / "kubernetes.md"]
     assert {one.partition("=")[0] for one in options} <= {one.option for one in SETTINGS}
     assert probed <= {*PATHS}
     assert documents[1]["spec"]["selector"] == documents[0]["spec"]["selector"]["matchLabels"]

@@ -94,6 +94,19 @@ def parse_port(value: object) -> int:
     return value
 
 
+def port_of_url(digits: str) -> int:
+    """Return a port that stands in a URL, where messages have no name for it.
+
+    Raises:
+        ValueError: It is no port.
+    """
+    try:
+        return parse_port(digits)
+    except ValueError:
+        message = f"must have a port from 1 to {MAX_PORT}, got {int(digits[:6])}"
+        raise ValueError(message) from None
+
+
 def _found_host(found: re.Match[str]) -> str:
     host = found["name"]
     if host is None:
@@ -113,11 +126,7 @@ def _checked_v6(host: str) -> str:
 
 def _found_port(found: re.Match[str], *, tls: bool) -> int:
     if found["port"] is not None:
-        try:
-            return parse_port(found["port"])
-        except ValueError:
-            port = shown(int(found["port"][:6]))
-            raise ValueError(f"must have a port from 1 to {MAX_PORT}, got {port}") from None
+        return port_of_url(found["port"])
     return HTTPS_PORT if tls else HTTP_PORT
 
 

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import SourceError
-from exporter.inventory.address import parse_port
+from exporter.inventory.address import port_of_url
 from exporter.inventory.discovery import Listing, parts_of
 from exporter.inventory.http import MAX_REASON_CHARACTERS, too_slow
 from exporter.inventory.source import SourceSettings
@@ -31,7 +31,7 @@ class DnsDiscovery:
         if place is None or parts.path or bool(place["port"]) == (self._type == "SRV"):
             raise ValueError(f"must be a name for SRV records, or NAME:PORT: {EXAMPLES}")
         self._name = place["name"]
-        self._port = parse_port(place["port"]) if place["port"] else 0
+        self._port = port_of_url(place["port"]) if place["port"] else 0
         self._server = _server(parts.options.get("server", ""))
         self._timeout_s = settings.timeout_s
         try:

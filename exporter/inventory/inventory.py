@@ -142,11 +142,14 @@ class SourceListing:
         self._content_problems = tuple(problems)
 
     def finish_round(self, now_s: float) -> None:
-        """End a round: note the success, or log the failure if it is not the one logged last."""
+        """End a round: note the success, if it is one."""
+        if not self.problems:
+            self._last_success_s = now_s
+
+    def report(self) -> None:
+        """Log a failure that is not the one logged last, or that it is over."""
         error = _summary(self.problems)
         n_instances = len(self.active)
-        if not error:
-            self._last_success_s = now_s
         if error and error != self._logged:
             kept = "last list kept" if self.was_active else "no list yet"
             log.error("inventory source fails, %s instances=%d: %s", kept, n_instances, error)
@@ -216,11 +219,11 @@ class Inventory:
                 listing.inherit(before)
         return heir
 
-    async def load(self) -> Change:
+    async def load(self, *, is_check: bool = False) -> Change:
         """Read all sources for the first time; return what differs from the predecessor.
 
         A URL that cannot be read leaves its part as it was, or empty, with a line in the log: the
-        exporter has to start while the provisioner is down.
+        exporter has to start while the provisioner is down. A check says it in its own words.
 
         Raises:
             InputError: Every problem of every source: files that are missing, entries that are
@@ -231,7 +234,7 @@ class Inventory:
             change = await self._apply_new(is_first=True)
             if problems := self._problems_at_start():
                 raise InputError("inventory", problems)
-            self._finish_round()
+            self._finish_round(logs=not is_check)
             return change
 
     async def refresh(self) -> Change:
@@ -287,10 +290,12 @@ class Inventory:
         refusing = (listing for listing in self._listings if listing.forbids_start)
         return [problem for listing in refusing for problem in listing.problems]
 
-    def _finish_round(self) -> None:
+    def _finish_round(self, *, logs: bool = True) -> None:
         now_s = self._clock.unix_s()
         for listing in self._listings:
             listing.finish_round(now_s)
+            if logs:
+                listing.report()
 
     def _described(self, state: SourceState) -> str:
         age_s = self._clock.unix_s() - state.last_success_s

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from exporter.errors import InputError, SourceError
-from exporter.inventory.address import parse_port
+from exporter.inventory.address import port_of_url
 from exporter.inventory.discovery import Listing, parts_of, require_ok
 from exporter.inventory.fields import Problems
 from exporter.inventory.http import HttpReader, Reply, too_slow
@@ -73,7 +73,7 @@ def parse_query(url: str) -> Query:
     if service and selector:
         raise ValueError("must not have a selector: a service has its own")
     if port.isdecimal():
-        parse_port(port)
+        port_of_url(port)
     elif port and not PORT_NAME.fullmatch(port):
         raise ValueError("must give the port by its name or number")
     if service:

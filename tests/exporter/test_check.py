@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from exporter import check
 from exporter.check import InstanceCheck, inventory_text, read_settings
 from exporter.config import Config, Given, build
+from exporter.errors import SourceError
 from ollama_fleet.clock import SystemClock
 from tests.exporter.servers import Handler, answering, hanging, serving
 from tests.waiting import eventually
@@ -148,3 +150,18 @@ async def test_an_empty_inventory_is_a_summary(path: Path) -> None:
 
     assert f"0 instances (0 in {path})" == inventory_text(inventory)
     assert "0 of 0 instances healthy" == InstanceCheck(inventory, config, SystemClock()).to_text()
+
+
+async def test_an_inventory_server_that_is_down_is_said_once(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        where = f"127.0.0.1:{unused.getsockname()[1]}"
+    config = configured(path, [], inventory=f"http://{where}/instances")
+
+    with pytest.raises(SourceError) as caught:
+        await read_settings(config, SystemClock())
+
+    why = f"http://{where}/instances: cannot connect to {where}: Connection refused"
+    assert f"the inventory is not checked: {why}" == str(caught.value)
+    assert [] == caplog.messages

@@ -162,7 +162,7 @@ async def test_a_server_that_answers_badly_is_one_plain_failure(reply: Reply, me
         ("dns+srv://_ollama._tcp.example.org:53", "must be a name for SRV records, or NAME:PORT"),
         ("dns+srv:///_ollama._tcp.example.org", "must be a name for SRV records, or NAME:PORT"),
         ("dns+a://ollama.example.org", "must be a name for SRV records, or NAME:PORT"),
-        ("dns+a://ollama.example.org:70000", "must be a whole number from 1 to 65535"),
+        ("dns+a://ollama.example.org:70000", "must have a port from 1 to 65535, got 70000"),
         ("dns+a://a b:1", "must be a name for SRV records, or NAME:PORT"),
         ("dns+a://a:1?server=ns.example.org:53", "must give the server by its IP address"),
         ("dns+a://a:1?server=127.0.0.1:0", "must give the server by its IP address"),

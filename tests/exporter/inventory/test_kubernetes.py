@@ -272,7 +272,7 @@ async def test_outside_a_cluster_the_message_says_so(
         ("k8s://llm/pods?selectr=a=s3cret", "has an unknown option; did you mean selector?"),
         ("k8s://llm/pods?port=1&port=2", "must give the option port once, with a value"),
         ("k8s://llm/pods?port=", "must give the option port once, with a value"),
-        ("k8s://llm/pods?port=0", "must be a whole number from 1 to 65535"),
+        ("k8s://llm/pods?port=0", "must have a port from 1 to 65535, got 0"),
         ("k8s://llm/pods?port=a b", "must give the port by its name or number"),
         ("k8s://llm/services/ollama?selector=a", "must not have a selector: a service has its own"),
         ("k8s://llm/" + "x" * 2_000, "must be a URL such as k8s://"),
