@@ -21,9 +21,10 @@ from exporter.check import InstanceCheck, inventory_text, read_settings
 from exporter.config import Config, Given
 from exporter.errors import ExporterError
 from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS
+from exporter.unit import systemd as systemd_command
 from ollama_fleet import logs, systemd
 from ollama_fleet.clock import SystemClock
-from ollama_fleet.options import GroupedCommand
+from ollama_fleet.options import GroupedCommands
 from ollama_fleet.signals import on_hangup
 
 if TYPE_CHECKING:
@@ -60,7 +61,12 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command(cls=GroupedCommand, short_help="Poll a fleet and publish it to Prometheus.")
+@click.group(
+    cls=GroupedCommands,
+    short_help="Poll a fleet and publish it to Prometheus.",
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND]",
+)
 @setting_options
 @click.option(
     "--config.file",
@@ -75,7 +81,7 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Check the settings and the inventory, ask each instance once, print a table, and exit. "
     "Exit status 1: settings or inventory are bad; instances that do not answer are no fault.",
 )
-@click.option("--json", "is_json", is_flag=True, help="With --check: print JSON, as of /instances.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON with --check, as of /instances.")
 def exporter(config_file: Path | None, *, check: bool, is_json: bool, **options: Texts) -> None:
     """Poll every instance of a fleet and publish the results for Prometheus.
 
@@ -88,6 +94,8 @@ def exporter(config_file: Path | None, *, check: bool, is_json: bool, **options:
       ollama-fleet exporter --inventory http://127.0.0.1:8080/instances --poll.interval 30s
       ollama-fleet exporter --inventory 'http://p1:8080/instances|http://p2:8080/instances'
     """  # noqa: D301 - click keeps the lines after a backspace as they are
+    if click.get_current_context().invoked_subcommand:
+        return
     if is_json and not check:
         raise click.UsageError("--json goes with --check")
     try:
@@ -98,6 +106,9 @@ def exporter(config_file: Path | None, *, check: bool, is_json: bool, **options:
         uvloop.run(work)
     except (ExporterError, systemd.SocketError) as error:
         raise click.ClickException(str(error)) from error
+
+
+exporter.add_command(systemd_command)
 
 
 def _config(path: Path | None, options: Mapping[str, Texts]) -> Config:

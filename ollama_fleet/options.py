@@ -72,6 +72,15 @@ class GroupedCommand(click.Command):
                 formatter.write_dl(records[name])
 
 
+class GroupedCommands(GroupedCommand, click.Group):
+    """A command with grouped options that does something itself, and has others below it."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, then the commands."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
 def _group_of(param: click.Parameter) -> str:
     """Return `web` of `--web.listen-address`; empty: it has no group."""
     group, dot, _ = param.opts[0].partition(".")

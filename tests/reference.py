@@ -253,6 +253,8 @@ def _below(context: click.Context) -> Iterator[click.Context]:
     if not isinstance(context.command, click.Group):
         yield context
         return
+    if context.command.invoke_without_command:
+        yield context
     for name in context.command.list_commands(context):
         yield from _below(_context(context, name))
 

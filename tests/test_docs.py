@@ -23,6 +23,7 @@ from alerts.settings import Settings
 from dashboards.cli import dashboards
 from exporter import catalogue, webconfig
 from exporter.catalogue import BOUNDARIES_S
+from exporter.cli import exporter
 from exporter.config import build, read_file
 from exporter.engines import ENGINES
 from exporter.inventory import Inventory, sources_for
@@ -201,7 +202,7 @@ def test_every_command_and_make_target_that_is_named_exists() -> None:
 
 
 def test_every_option_that_is_named_exists() -> None:
-    groups = (alerts, dashboards, instances, provisioner)
+    groups = (alerts, dashboards, exporter, instances, provisioner)
     commands = (simulate, up, *(one for group in groups for one in group.commands.values()))
     known = {
         *(setting.option for setting in SETTINGS),

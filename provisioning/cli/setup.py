@@ -1,69 +1,35 @@
-"""The commands that write files for machines: systemd units, and what a node needs.
+"""The commands that write files for machines: the provisioner's unit, and what a node needs.
 
-The units read /etc/ollama-fleet: `provisioner.env` holds the provisioner's options as environment
-variables, `exporter.yml` the exporter's settings.
+The unit reads /etc/ollama-fleet/provisioner.env: the options as environment variables.
 """
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 import click
 
+from ollama_fleet.units import CONFIG_DIR, N_FILES, RUNNING, executable, unit_command
 from provisioning.errors import SpecError
 from provisioning.runtime import node_setup
 from provisioning.runtime.node_setup import NodeAccess
 
-CONFIG_DIR = "/etc/ollama-fleet"
 STATE_DIR = "/var/lib/ollama-fleet"
 USER = "ollama-fleet"
-COMMAND = re.compile(r"/[^\s\"'\\$;]+")
-N_FILES = 524_288
-"""Connections to the fleet; the kernel's limit for one process is above it."""
-
-SANDBOX = """\
-NoNewPrivileges=yes
-PrivateTmp=yes
-ProtectSystem=strict
-ProtectHome=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectControlGroups=yes
-RestrictSUIDSGID=yes
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
-LockPersonality=yes
-CapabilityBoundingSet="""
 CLIENT_DIR = f"{CONFIG_DIR}/nodes"
 """Folder of the key and certificate that a provisioner shows to nodes."""
 
 
-def systemd_units(command: PurePath) -> Mapping[str, str]:
-    """Return the text of each unit by its file's name.
+def provisioner_unit(command: PurePath) -> str:
+    """Return the unit of a provisioner, whose instances go on while it is stopped or restarted.
+
+    Instances that are processes inherit its sandbox, and some need devices, /tmp or a setuid
+    helper of a GPU's driver: so it has little of one.
 
     Raises:
         ValueError: The command is no path that systemd takes as it is.
     """
-    return {
-        "ollama-fleet-provisioner.service": provisioner_unit(command),
-        "ollama-fleet-exporter.service": exporter_unit(command),
-    }
-
-
-def _executable(command: PurePath) -> str:
-    """Return a command as a unit has it: `%` begins a specifier there."""
-    if not COMMAND.fullmatch(str(command)):
-        raise ValueError(
-            f"must be an absolute path without spaces, quotes, $ or \\, got {str(command)!r}"
-        )
-    return str(command).replace("%", "%%")
-
-
-def provisioner_unit(command: PurePath) -> str:
-    """Return the unit of a provisioner, whose instances go on while it is stopped or restarted."""
-    executable = _executable(command)
     return f"""\
 [Unit]
 Description=Creates, watches, rotates and replaces the LLM servers of a fleet
@@ -71,48 +37,20 @@ After=network-online.target
 Wants=network-online.target
 
 [Service]
-Type=exec
 User={USER}
 StateDirectory=ollama-fleet
 StateDirectoryMode=0700
 Environment=OLLAMA_FLEET_PROVISIONER_STATE_DIR={STATE_DIR}
 Environment=OLLAMA_FLEET_PROVISIONER_WEB_TOKEN_FILE={STATE_DIR}/provisioner.token
 EnvironmentFile=-{CONFIG_DIR}/provisioner.env
-ExecStart={executable} provisioner run
+ExecStart={executable(command)} provisioner run
+{RUNNING}
 # Instances that are processes live on in this service's cgroup, each in one of its own.
 KillMode=process
 Delegate=memory pids
 DelegateSubgroup=provisioner
-Restart=always
-RestartSec=2
 LimitNOFILE={N_FILES}
-
-[Install]
-WantedBy=multi-user.target
-"""
-
-
-def exporter_unit(command: PurePath) -> str:
-    """Return the unit of an exporter, which may read its settings and the network.
-
-    No `--check` comes before it: that fails while no provisioner answers, and the exporter, which
-    refuses bad settings itself, waits for one.
-    """
-    executable = _executable(command)
-    return f"""\
-[Unit]
-Description=Polls the LLM servers of a fleet for Prometheus
-After=network-online.target
-Wants=network-online.target
-
-[Service]
-Type=exec
-DynamicUser=yes
-ExecStart={executable} exporter --config.file {CONFIG_DIR}/exporter.yml
-Restart=always
-RestartSec=2
-LimitNOFILE={N_FILES}
-{SANDBOX}
+ProtectSystem=full
 
 [Install]
 WantedBy=multi-user.target
@@ -127,28 +65,7 @@ output_option = click.option(
 )
 
 
-@click.command("systemd")
-@output_option
-@click.option(
-    "--command",
-    type=click.Path(path_type=Path),
-    default=lambda: Path(sys.argv[0]).absolute(),
-    show_default="this one",
-    help="Path of `ollama-fleet` on the machine.",
-)
-def systemd(output_dir: Path, command: Path) -> None:
-    """Write systemd units for a provisioner and an exporter."""
-    folder = output_dir / "etc/systemd/system"
-    try:
-        units = systemd_units(command)
-    except ValueError as error:
-        raise click.UsageError(f"--command {error}") from error
-    _write((folder / name, text) for name, text in units.items())
-    click.echo(
-        f"next, as root: adduser --system --group {USER}; copy the files; "
-        "systemctl daemon-reload; systemctl enable --now ollama-fleet-provisioner",
-        err=True,
-    )
+systemd = unit_command("provisioner", provisioner_unit, "127.0.0.1:8080")
 
 
 @click.command("node-files", short_help="Write the files that a node needs.")

@@ -238,6 +238,8 @@ def command_faults(words: list[str]) -> list[str]:
             faults += [] if option in known else [f"{command.name} has no option {option}"]
         elif isinstance(command, click.Group):
             inner = command.get_command(context, word)
+            if inner is None and command.invoke_without_command:
+                continue  # an option's value
             if inner is None:
                 return [*faults, f"there is no command {word} of {command.name}"]
             command = inner
