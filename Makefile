@@ -11,7 +11,7 @@ FETCH := $(BIN)/python -m tests.programs
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check nightly lint bench alerts-live programs docs site format lock dist clean
+.PHONY: help demo test check nightly lint bench alerts-live programs docs screenshots site format lock dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ docs: ## Write the tables of docs/reference from the code
 site: ## Build docs/ as a web site in build/site
 	@.ci/venv test
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+screenshots: ## Take pictures of the web pages: each size of fleet and screen, into build/screenshots
+	@.ci/venv test
+	@$(BIN)/python -m tests.browser.screenshots build/screenshots
 
 format: ## Format the code and mend what the linter can mend
 	@.ci/venv test

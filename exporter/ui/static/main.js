@@ -130,7 +130,7 @@ class Page {
     const slow = slowWords(this.#fleet);
     const changed = this.#fleet.apply(changes);
     const scale = this.#scale();
-    if (sameScale(scale, this.#scene.scale) && slow === slowWords(this.#fleet)) this.#repaint(changed);
+    if (sameScale(scale, this.#scene.scale)) this.#repaint(changed, slow !== slowWords(this.#fleet));
     else this.#redraw();
     this.#tell();
     measureUpdate(start);
@@ -142,9 +142,9 @@ class Page {
     this.#details.unanswered();
   }
 
-  #repaint(cells) {
+  #repaint(cells, isSlowOther) {
     for (const cell of cells) this.#scene.match.update(cell);
-    this.#map.repaint(cells);
+    this.#map.repaint(cells, isSlowOther);
     this.#showShape();
     this.#showCounts();
   }

@@ -60,9 +60,14 @@ export class FleetMap {
     scene.layout.blocks.forEach((block, index) => this.#paintName(block, this.#troubles[index]));
   }
 
-  /** Draw the cells that look different now, and what stands around their nodes. @param {Iterable<number>} cells */
-  repaint(cells) {
-    const touched = new Set();
+  /**
+   * Draw the cells that look different now, and what stands around their nodes.
+   *
+   * @param {Iterable<number>} cells
+   * @param {boolean} isEveryNode whether other nodes may be in trouble now
+   */
+  repaint(cells, isEveryNode = false) {
+    const touched = new Set(isEveryNode ? this.#scene.layout.blocks.keys() : []);
     for (const cell of cells) {
       const index = blockOf(this.#scene.layout, cell);
       touched.add(index);
