@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -227,11 +227,12 @@ class Aggregation:
         """Speeds of the healthy instances with a known speed, by (node, model, engine)."""
         self._hardware: dict[str, str] = {}
         """By node, as far as the inventory says."""
-        self._latencies_s: list[float] = []
-        """p99 of the healthy instances that report it and no histogram."""
-        self._all_latencies_s: defaultdict[str, list[float]] = defaultdict(list)
-        """By model, of the healthy instances, like the next one."""
+        self._latencies_s: defaultdict[str, list[float]] = defaultdict(list)
+        """p99 of the healthy instances that report it and no histogram, by model."""
+        self._histogram_latencies_s: defaultdict[str, list[float]] = defaultdict(list)
+        """The same of those that report a histogram as well."""
         self._kv_cache_ratios: defaultdict[str, list[float]] = defaultdict(list)
+        """By model, of the healthy instances."""
         self._queued: defaultdict[str, float] = defaultdict(float)
         """By model, of all instances."""
         self._conditions: Counter[Condition] = Counter()
@@ -291,7 +292,7 @@ class Aggregation:
 
     def _add_values(self, rows: Sequence[Row]) -> None:
         """Take in what instances report of themselves."""
-        latencies, kv_cache, queued = self._all_latencies_s, self._kv_cache_ratios, self._queued
+        latencies, kv_cache, queued = self._latencies_s, self._kv_cache_ratios, self._queued
         for row in rows:
             if (reading := row.reading) is None:
                 continue
@@ -301,9 +302,10 @@ class Aggregation:
             if row.status is not HEALTHY:
                 continue
             if (latency_s := values.latency_p99_s) is not None:
-                latencies[model].append(latency_s)
-                if values.request_duration is None:
-                    self._latencies_s.append(latency_s)
+                has_histogram = values.request_duration is not None
+                (self._histogram_latencies_s if has_histogram else latencies)[model].append(
+                    latency_s
+                )
             if (ratio := values.kv_cache_usage_ratio) is not None:
                 kv_cache[model].append(ratio)
 
@@ -329,12 +331,10 @@ class Aggregation:
         kinds = self._kinds.items()
         counts = _totals(((model, status), n) for (model, status, _, _), n in kinds).items()
         names = _commonest(_totals((model, n) for (model, _), n in counts))
-        nodes = [
-            (NodeKey(node, names[model], engine), speeds)
-            for (node, model, engine), speeds in self._node_speeds.items()
-        ]
-        speeds = _totals((key, sum(speeds)) for key, speeds in nodes)
-        measured = _totals((key, len(speeds)) for key, speeds in nodes)
+        nodes = self._speeds_by_node(names)
+        speeds = {key: sum(some) for key, some in nodes.items()}
+        measured = {key: len(some) for key, some in nodes.items()}
+        spreads = self._spreads(names, nodes)
         return Fleet(
             instances=dict.fromkeys(Status, 0) | _totals((status, n) for (_, status), n in counts),
             recently_failed_instances=self._n_recently_failed,
@@ -342,7 +342,7 @@ class Aggregation:
             tokens_per_second=_totals((key.model, speed) for key, speed in speeds.items()),
             measured_instances=dict.fromkeys(names.values(), 0)
             | _totals((key.model, n) for key, n in measured.items()),
-            latency_p99_s=quantile(self._latencies_s, QUANTILE),
+            latency_p99_s=quantile([*chain(*self._latencies_s.values())], QUANTILE),
             model_instances=_with_healthy(
                 _totals(((names[model], status), n) for (model, status), n in counts)
             ),
@@ -367,7 +367,7 @@ class Aggregation:
             engine_instances=_common_versions(
                 _totals(((engine, version), n) for (_, _, engine, version), n in kinds)
             ),
-            spreads=self._spreads(names, nodes),
+            spreads=spreads,
             conditions=dict.fromkeys(Condition, 0) | self._conditions,
             models=self._model_totals(),
             model_loads=dict(fleet_counters.model_loads),
@@ -376,18 +376,24 @@ class Aggregation:
             canary=None if fleet_counters.canary is None else fleet_counters.canary.totals(),
         )
 
-    def _spreads(
-        self, names: Mapping[str, str], speeds: Iterable[tuple[NodeKey, list[float]]]
-    ) -> Spreads:
-        for some in self._all_latencies_s.values():
-            some.sort()  # what is in order costs the two below nearly nothing
-        fleet = (("", some) for some in self._all_latencies_s.values())
-        latencies = ((names[model], some) for model, some in self._all_latencies_s.items())
+    def _speeds_by_node(self, names: Mapping[str, str]) -> dict[NodeKey, list[float]]:
+        nodes: dict[NodeKey, list[float]] = {}
+        for (node, model, engine), speeds in self._node_speeds.items():
+            key = NodeKey(node, names[model], engine)
+            nodes[key] = nodes[key] + speeds if key in nodes else speeds
+        return nodes
+
+    def _spreads(self, names: Mapping[str, str], speeds: Mapping[NodeKey, list[float]]) -> Spreads:
+        by_model = [*self._latencies_s.items(), *self._histogram_latencies_s.items()]
+        for _, some in by_model:
+            some.sort()  # what is in order costs the other quantiles nearly nothing
+        fleet = (("", some) for _, some in by_model)
+        latencies = ((names[model], some) for model, some in by_model)
         ratios = ((names[model], some) for model, some in self._kv_cache_ratios.items())
         return Spreads(
             {q: value for (_, q), value in _quantiles(fleet, FLEET_QUANTILES).items()},
             _quantiles(latencies, HIGH_QUANTILES),
-            _quantiles(((key.model, some) for key, some in speeds), LOW_QUANTILES),
+            _quantiles(((key.model, some) for key, some in speeds.items()), LOW_QUANTILES),
             _quantiles(ratios, HIGH_QUANTILES),
         )
 
@@ -450,7 +456,8 @@ def _commonest(n_by_model: Mapping[str, int]) -> dict[str, str]:
 
 def _with_healthy(counts: Mapping[tuple[str, Status], int]) -> dict[tuple[str, Status], int]:
     """Return the counts with `healthy` present for each name: an alert must be able to see a 0."""
-    zeros = {(name, Status.HEALTHY): 0 for name, _ in counts}
+    unhealthy = [name for name, status in counts if status is not HEALTHY]
+    zeros = {(name, HEALTHY): 0 for name in unhealthy}
     return {**zeros, **counts}
 
 
