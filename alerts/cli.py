@@ -24,6 +24,7 @@ from alerts import tune as tuning
 from alerts.check import Answer
 from alerts.errors import AlertsError, CheckError
 from alerts.settings import Settings
+from ollama_fleet.colours import red
 from ollama_fleet.durations import duration_text, parse_positive_duration_s
 from ollama_fleet.generated import GeneratedError
 from ollama_fleet.options import Choice
@@ -224,7 +225,7 @@ def check(
     if is_json:
         click.echo(json.dumps(result.as_json(), indent=2))
     else:
-        click.echo(report.checked(result, is_all=is_all))
+        click.echo(report.checked(result, is_all=is_all, paint=red))
     is_firing = bool(result.answered(Answer.FIRES))
     if not result.is_good or (fail_on_firing and is_firing):
         click.get_current_context().exit(1)

@@ -16,6 +16,7 @@ from ollama_fleet.durations import duration_text
 from ollama_fleet.tables import count_text, table
 
 WIDTH = 100
+REFUSED, FIRING = URGENT = "REFUSED BY PROMETHEUS", "FIRES NOW"
 DIFFERS = (
     "DIFFERS FROM WHAT IS LOADED (give the settings that it was built with: --config-file, --set)"
 )
@@ -34,8 +35,14 @@ def listing(settings: Settings) -> str:
     return table(("ALERT", "SEVERITY", "FOR", "SUMMARY"), rows)
 
 
-def checked(result: Result, *, is_all: bool = False) -> str:
-    """Return a summary, and a line for each alert below the answer that it got."""
+def checked(result: Result, *, is_all: bool = False, paint: Callable[[str], str] = str) -> str:
+    """Return a summary, and a line for each alert below the answer that it got.
+
+    Args:
+        result: Of the check.
+        is_all: Show recording rules as well.
+        paint: Marks what is refused or fires.
+    """
     parts = [_summary(result), *result.mixed_up]
     sections = (
         *_refused(result),
@@ -46,7 +53,11 @@ def checked(result: Result, *, is_all: bool = False) -> str:
         ("CAN FIRE HERE", _rows(result.answered(Answer.CAN))),
         *(_recording(result) if is_all else ()),
     )
-    parts += (f"{head}\n{rows}" for head, rows in sections if rows)
+    parts += (
+        "\n".join(map(paint if head in URGENT else str, f"{head}\n{rows}".splitlines()))
+        for head, rows in sections
+        if rows
+    )
     return "\n\n".join((*parts, _cost(result)))
 
 
@@ -73,7 +84,7 @@ def _summary(result: Result) -> str:
 
 def _refused(result: Result) -> Iterator[Section]:
     refused = result.answered(Answer.REFUSED)
-    yield "REFUSED BY PROMETHEUS", _rows(refused, lambda rule: rule.error)
+    yield REFUSED, _rows(refused, lambda rule: rule.error)
 
 
 def _different(result: Result) -> Iterator[Section]:
@@ -85,7 +96,7 @@ def _different(result: Result) -> Iterator[Section]:
 
 def _firing(result: Result) -> Iterator[Section]:
     rows = _rows(result.answered(Answer.FIRES), lambda rule: count_text(rule.n_results, "result"))
-    yield "FIRES NOW", rows
+    yield FIRING, rows
 
 
 def _impossible(result: Result) -> Iterator[Section]:

@@ -221,15 +221,15 @@ MAX_EVENTS = 1_000
 def latest_events(rows: Iterable[Row], since_s: float) -> list[EventDocument]:
     """Return what has happened to instances after a time, the newest at most, oldest first."""
     found = (
-        (event.at_s, row.stored.instance.id, event)
-        for row in rows
-        for event in row.stored.instance.history
+        (event.at_s, instance.id, n, event)
+        for instance in (row.stored.instance for row in rows)
+        for n, event in enumerate(instance.history)
         if event.at_s > since_s
     )
-    latest = nlargest(MAX_EVENTS, found, key=lambda one: one[:2])
+    latest = nlargest(MAX_EVENTS, found)
     return [
         EventDocument(at_s, event.what, event.detail, event.generation, id=id_)
-        for at_s, id_, event in reversed(latest)
+        for at_s, id_, _, event in reversed(latest)
     ]
 
 

@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestServer
 from click.testing import CliRunner
 from click.testing import Result as CommandResult
 
-from alerts import rulebook
+from alerts import check, report, rulebook
 from alerts.cli import alerts
 from alerts.model import Alert
 from alerts.settings import Settings
@@ -140,6 +140,18 @@ async def test_an_alert_that_fires_fails_on_demand_only() -> None:
     assert expected == section(tolerant.stdout, "FIRES NOW")
     assert "0 never can, 1 fires now" in tolerant.stdout.splitlines()[0]
     assert (0, 1, 0) == (tolerant.exit_code, strict.exit_code, calm.exit_code)
+
+
+async def test_what_fires_is_marked_and_nothing_else() -> None:
+    firing = prometheus(names=NAMES, results=lambda query: int("p99 >" in query))
+    async with answering(firing) as url:
+        result = await check.run(Settings(), url)
+
+    lines = report.checked(result, paint=lambda line: f"!{line}").splitlines()
+
+    marked = [line.removeprefix("!") for line in lines if line.startswith("!")]
+    fire = [rule.title for rule in result.answered(check.Answer.FIRES)]
+    assert ["FIRES", *fire] == [line.split()[0] for line in marked]
 
 
 async def test_watchdog_fires_as_it_should_and_counts_as_one_that_can() -> None:

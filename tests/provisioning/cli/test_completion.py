@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ollama_fleet.cli import main
+from ollama_fleet.cli import COMMANDS, Part, main
 from tests.provisioning.api.served import Served
 from tests.provisioning.cli.running import environment
 
@@ -22,7 +22,7 @@ def completed(line: str, env: dict[str, str], shell: str = "zsh") -> list[str]:
     words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
     asking = {"_OLLAMA_FLEET_COMPLETE": f"{shell}_complete", **words}
     result = CliRunner().invoke(main, [], env={**env, **asking}, prog_name="ollama-fleet")
-    assert "" == result.stderr
+    assert (0, "") == (result.exit_code, result.stderr), result.exception
     return result.stdout.strip().split("\n")[1::3]
 
 
@@ -32,6 +32,15 @@ def test_commands_alerts_and_choices_are_completed_without_a_fleet() -> None:
     assert ["Watchdog"] == completed("ollama-fleet alerts explain Watch", DEAD)
     assert ["failed"] == completed("ollama-fleet instances list --phase fa", DEAD)
     assert [] == completed("ollama-fleet instances show lla", DEAD)
+
+
+def test_a_command_whose_extra_is_missing_completes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(COMMANDS, "lost", Part("no_such_module:lost", "Is lost.", "demo"))
+
+    assert ["lost"] == completed("ollama-fleet los", DEAD)
+    assert [] == completed("ollama-fleet lost x", DEAD)
 
 
 def test_names_of_the_fleet_are_completed_from_its_provisioner(served: Served) -> None:
