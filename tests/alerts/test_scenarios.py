@@ -39,8 +39,14 @@ SCENARIOS = [
     ),
     Scenario(
         "1 of 5 dead for good",
-        [HOURS.killed(5, 1, nodes={"n-0": HOURS.part(1, 1)})],
+        # The others are hardly faster than 40 tokens/s, the floor for each.
+        [HOURS.killed(5, 1, nodes={"n-0": HOURS.part(1, 1)}, speed=42.0)],
         tickets={BUDGET: 60},
+    ),
+    Scenario(
+        "all 60 dead for good",
+        [HOURS.killed(60, 60, models={"a": HOURS.part(40, 40), "b": HOURS.part(20, 20)})],
+        pages={FLOOR: 10},
     ),
     *(
         Scenario(f"1 of {size} restarts for 5 minutes", [HOURS.killed(size, 1, 5)], may={BUDGET})
