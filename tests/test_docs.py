@@ -84,9 +84,9 @@ SPECIFICATIONS = [text for text in YAML if text.startswith("name: ")]
 
 
 def yaml_with(key: str) -> str:
-    """Return the one example that begins with a key."""
-    (found, *_) = [text for text in (*YAML, *NAMED) if text.startswith(key)]
-    return found
+    """Return the first example that begins with a key."""
+    found: list[str] = [text for text in (*YAML, *NAMED) if text.startswith(key)]
+    return found[0]
 
 
 def table(text: str, first_header: str) -> dict[str, list[str]]:
