@@ -37,11 +37,14 @@ ELSEWHERE = {
     "git": "needs the network",
     "make": "is what runs this",
     "systemctl": "needs systemd",
+    "journalctl": "needs systemd",
     "kubectl": "needs a cluster",
 }
 """Commands that do not run here, and why, or where they do."""
 OF_A_LAB = re.compile(r"(?m)^ollama-fleet .*(?:--fleet lab|lab\.yml|:8080/instances).*$")
 """Of the README's lab, which needs Ollama: tests/e2e/test_provisioner_ollama.py."""
+OF_THE_MACHINE = ("alertmanager", "ollama-fleet", "prometheus", "systemd")
+"""Folders of /etc that pages write to."""
 ANSWERS_BY_STATUS = ("alerts check", "alerts backtest", "alerts tune")
 """Commands whose exit status 1 is an answer; 2 would be a failure."""
 THEIRS = """
@@ -56,7 +59,7 @@ set -u
 note() { printf '%s\\n' "$*" >> "$FAILURES"; }
 trap 'jobs -p | xargs -r kill' EXIT
 command_not_found_handle() { note "there is no command $1"; return 127; }
-sudo() { "$@"; }
+sudo() { while [[ "$1" == *=* ]]; do shift; done; "$@"; }
 curl() { command curl "$@" || note "curl $*"; }
 promtool() { "$PROMTOOL" "$@" || note "promtool $*"; }
 amtool() { "$AMTOOL" "$@" || note "amtool $*"; }
@@ -113,14 +116,15 @@ def places(running: Live, folder: Path, grafana_url: str, exporter: str) -> Mapp
         "http://127.0.0.1:11440": exporter,
         ":11440": f":{exporter.rpartition(':')[2]}",
         "https://grafana.example.org": grafana_url,
-        **{f"/etc/{one}": f"{folder}/etc/{one}" for one in ("prometheus", "alertmanager")},
+        **{f"/etc/{one}": f"{folder}/etc/{one}" for one in OF_THE_MACHINE},
     }
 
 
 async def failure(page: Path, folder: Path, running: Live, grafana_url: str) -> str:
     """Do what a page says; return what failed, or why it ended early."""
     folder.mkdir()
-    (folder / "etc/alertmanager").mkdir(parents=True)
+    for name in ("alertmanager", "systemd/system"):
+        (folder / "etc" / name).mkdir(parents=True)
     (folder / "grafana.token").write_text(TOKEN)
     (folder / "alerts.yml").touch()
     (folder / "fleet.yml").write_text(Path(running.environ["INVENTORY"]).read_text())
