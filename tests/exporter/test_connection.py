@@ -16,7 +16,14 @@ from typing import TypeVar
 
 import pytest
 
-from exporter.connection import Bounds, Connection, Deadlines, Exchange, OpenConnections
+from exporter.connection import (
+    Bounds,
+    Connection,
+    Deadlines,
+    Exchange,
+    OpenConnections,
+    connect_error,
+)
 from exporter.errors import PollError
 from exporter.model import Outcome, Target
 from tests.exporter.pollers import Polled, hastily_polling, target
@@ -183,6 +190,14 @@ async def test_the_next_address_is_tried_where_one_fails(
     await eventually(lambda: asked.connection.is_open)
     listener.accept()[0].close()
     assert Outcome.RESET == (await asked.fails()).outcome
+
+
+def test_a_reset_has_one_cause() -> None:
+    """That the connection was made and then closed; not that it could not be made."""
+    failure = connect_error(target("a", 1), ConnectionResetError(104, "x"))
+
+    assert Outcome.RESET == failure.outcome
+    assert "closed before the first byte of an answer (Connection reset by peer)" == failure.detail
 
 
 async def test_the_first_address_that_accepts_is_the_only_one_connected_to(
