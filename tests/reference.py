@@ -272,7 +272,7 @@ def _command(context: click.Context) -> Iterator[str]:
 def _options(context: click.Context) -> Iterator[Row]:
     for parameter in context.command.params:
         record = parameter.get_help_record(context)
-        if record and "--version" not in parameter.opts:
+        if record and isinstance(parameter, click.Option) and "--version" not in parameter.opts:
             yield [_code(record[0]), record[1].replace("<", "&lt;")]
 
 

@@ -104,7 +104,7 @@ def test_a_fault_reads_back_from_what_it_writes() -> None:
         ("kill:node=node-0003", "did you mean node-003?"),
         ("kill:model=llama3.1:8", "did you mean llama3.1:8b?"),
         ("kill:ids=llm-00001+llm-1", "unknown id 'llm-1'; ids are llm-00001 to llm-01000"),
-        ("kill:count=1001", "only 1,000 instances match"),
+        ("kill:count=1001", "only 1,000 instances can be chosen"),
         ("kill:ids=llm-00001,node=node-009", "no instance matches"),
     ],
 )
