@@ -35,6 +35,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return found[0]
         if target.startswith(f"{RUNBOOKS}/"):
             return found[1] + posixpath.relpath(target.removeprefix("alerts/"), folder or ".")
-        return f"{found[1]}{config.repo_url}/blob/main/{target}"
+        return f"{found[1]}{config.extra['repository']}/blob/main/{target}"
 
     return LINK.sub(turned, markdown)

@@ -149,6 +149,7 @@ def test_json_of_a_diff_holds_the_differences(options: list[str], server: Runnin
 
     assert told["dry_run"]
     assert [True, False] == [bool(entry["diff"]) for entry in told["dashboards"]]
+    assert '"diff"' not in run(*options, "--json", "--dry-run").stdout
     assert ["b"] == list(server.state.dashboards)
 
 
