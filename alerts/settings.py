@@ -379,12 +379,8 @@ class Links(Section):
     @property
     def placeholders(self) -> tuple[str, ...]:
         """Return the settings whose links lead nowhere as long as nobody sets them."""
-        is_github = "runbooks" not in self.model_fields_set and self.exporter is None
-        missing = {
-            "links.exporter": is_github,
-            "links.grafana": "grafana" not in self.model_fields_set,
-        }
-        return tuple(key for key, is_missing in missing.items() if is_missing)
+        known = {"links.exporter": {"exporter", "runbooks"}, "links.grafana": {"grafana"}}
+        return tuple(key for key, names in known.items() if not names & self.model_fields_set)
 
 
 class Override(Section):

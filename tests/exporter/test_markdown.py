@@ -29,6 +29,7 @@ KNOWN = {
         ("| a | b |\n|---|---|\n| c | d |", "<table><tr><th>a</th><th>b</th></tr>"
          "<tr><td>c</td><td>d</td></tr></table>"),
         ("<b> & `<i>`", "<p>&lt;b&gt; &amp; <code>&lt;i&gt;</code></p>"),
+        ("1. a\n b", "<ol><li>a</li></ol>\n<p> b</p>"),
         ("", ""),
     ],
 )  # fmt: skip

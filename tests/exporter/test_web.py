@@ -351,6 +351,16 @@ async def test_the_landing_page_says_the_health_in_a_line(
         assert line in (await pages.get("/")).text
 
 
+async def test_a_fleet_without_a_fault_is_shown_as_good() -> None:
+    async with site() as pages:
+        empty = (await pages.get("/")).text
+    async with serving(answering(FLEET)) as port, polled_site(target("a", port)) as pages:
+        whole = (await pages.get("/")).text
+
+    assert 'class="health bad"' in empty
+    assert 'class="health good">1 of 1 instance healthy.' in whole
+
+
 async def test_the_landing_page_names_each_source_and_its_error() -> None:
     states = (
         SourceState("a.yml", SystemClock().unix_s(), True, 1234, ""),

@@ -23,6 +23,7 @@ from exporter.ui.cells import UNKNOWN, Value
 from exporter.ui.handlers import FleetUi
 from exporter.ui.protocol import (
     COMPARED_AT_ONCE,
+    MOST_CARDS,
     Changes,
     ChangesQuery,
     changes,
@@ -224,6 +225,19 @@ def _changed(
 
 def _show(site: Site, fleet: dict[str, dict[str, Any]]) -> None:
     site.poller.show(*[cell(id_, **each) for id_, each in fleet.items()])
+
+
+@pytest.mark.parametrize("n", [MOST_CARDS, MOST_CARDS + 1])
+async def test_speeds_of_each_instance_are_sent_as_long_as_cards_show_them(n: int) -> None:
+    site = Site()
+    site.poller.show(*[cell(f"i{i:04}", speed=40.04) for i in range(n - 1)], cell("z"))
+
+    _, told = await site.get("/fleet/map")
+    since = {"layout": told["layout"], "revision": told["revision"]}
+    _, later = await site.get("/fleet/changes", **since)
+
+    expected = [*[40.0] * (n - 1), None] if n == MOST_CARDS else None
+    assert expected == told["tokens_per_second"] == later["tokens_per_second"]
 
 
 async def test_conditions_are_sent_only_of_the_cells_that_have_them() -> None:
