@@ -257,8 +257,7 @@ def fill(path: Path) -> None:
 
 
 KEPT = (
-    f"orphans={N}: they run without a record in the store, or with an older one, and are "
-    "not deleted; no instance"
+    "they run without a record in the store, or with an older one, and are not deleted; no instance"
 )
 
 
