@@ -310,9 +310,9 @@ class Exporter:
         self._publisher.grace_period_s = config.poll_grace_period
         self._web.allow(config.web_allowed_hosts)
         await self._take_ui_settings(is_prometheus_new="ui.prometheus-url" in names)
+        await self._run_canary()
         await self._poller.retake(config.poll_interval)
         await self._run_scheduled()
-        await self._run_canary()
 
     async def _take_ui_settings(self, *, is_prometheus_new: bool) -> None:
         ui_config = ui_config_of(self._config, VERSION)

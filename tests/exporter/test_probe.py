@@ -68,6 +68,7 @@ async def test_a_probe_answers_the_series_of_one_instance_by_id_or_url() -> None
             assert (200, 0.0, 0.0) == (status, found["probe_success"], found["ollama_instance_up"])
 
             assert before == {key: one.row for key, one in polled.poller.scrape_targets.items()}
+            assert not polled.poller.scrape_targets["a"].history.was_healthy
             assert 0 == polled.poller.scrape_targets["b"].poll_counts.failed
 
 

@@ -22,6 +22,8 @@ from exporter.config import Config, Given, build
 from exporter.errors import ExporterError, InputError
 from exporter.reload import changed, restarts
 from exporter.settings import SETTINGS
+from tests.exporter.canaries import ANSWER, llama_server
+from tests.exporter.canaries import answering as answering_canaries
 from tests.exporter.fetching import Fetched, fetch
 from tests.exporter.servers import answering, serving
 from tests.waiting import eventually
@@ -66,6 +68,13 @@ class Site:
     async def ids(self) -> list[str]:
         return [view["id"] for view in (await self.get("/instances")).json]
 
+    async def has_only_d_and_that_is_away(self) -> bool:
+        views = (await self.get("/instances")).json
+        return [("d", "away")] == [(view["id"], view["status"]) for view in views]
+
+    async def has_canaries(self) -> bool:
+        return "canary_outcome" in (await self.get("/instances")).json[0]
+
     async def values(self, series: Series) -> list[float]:
         page = (await self.get("/metrics")).text
         samples = (sample for family in parse_text(page) for sample in family.samples)
@@ -101,12 +110,13 @@ def fleet(folder: Path, *ids: str, port: int = 1, name: str = "fleet.json") -> s
 async def test_what_changed_is_taken_over_by_every_part(tmp_path: Path) -> None:
     async with serving(answering(FLEET)) as port:
         inventory = fleet(tmp_path, "a", "b", port=port)
-        async with site(inventory=inventory, poll__interval="20s") as pages:
+        async with site(inventory=inventory, poll__interval="1h") as pages:
             done = await pages.reload(
                 inventory=fleet(tmp_path, "b", "c", port=port, name="other.json"),
                 poll__interval="100ms",
                 inventory__refresh_interval="50ms",
                 inventory__transient="all",
+                poll__starting_timeout="1ms",
                 metrics__per_instance="false",
                 ui__healthy_instances="7",
                 ui__prometheus_url="http://127.0.0.1:1",
@@ -117,6 +127,7 @@ async def test_what_changed_is_taken_over_by_every_part(tmp_path: Path) -> None:
 
             assert done == (
                 "settings=inventory,inventory.refresh-interval,inventory.transient,poll.interval,"
+                "poll.starting-timeout,poll.grace-period,"
                 "canary.period,canary.timeout,metrics.per-instance,web.allowed-hosts,"
                 "ui.healthy-instances,ui.prometheus-url instances=2 added=1 removed=1 changed=0"
             )
@@ -141,27 +152,24 @@ async def test_what_changed_is_taken_over_by_every_part(tmp_path: Path) -> None:
             assert summary["alerts"] is not None
 
             fleet(tmp_path, "d", name="other.json")
-            await eventually(lambda: _is(pages.ids(), ["d"]))
-
-
-async def _is(found: Any, expected: object) -> bool:
-    return bool(expected == await found)
+            await eventually(pages.has_only_d_and_that_is_away)
 
 
 async def test_canaries_can_be_switched_on_and_off(tmp_path: Path) -> None:
-    async with serving(answering(FLEET)) as port:
+    async with serving(llama_server(answering_canaries(ANSWER))) as port:
         inventory = fleet(tmp_path, "a", port=port)
         async with site(inventory=inventory, poll__interval="100ms") as pages:
             on = {"canary__period": "100ms", "canary__timeout": "50ms"}
             await pages.reload(inventory=inventory, poll__interval="100ms", **on)
             first = (await pages.settings())["canary.period"]
+            await eventually(pages.has_canaries)
             await pages.reload(inventory=inventory, poll__interval="100ms")
 
             assert (("100ms", "canary.period"), ("0", "default")) == (
                 first,
                 (await pages.settings())["canary.period"],
             )
-            assert "canary_outcome" not in (await pages.get("/instances")).json[0]
+            assert not await pages.has_canaries()
 
 
 async def test_a_url_that_does_not_answer_keeps_its_last_list(tmp_path: Path) -> None:
@@ -182,8 +190,11 @@ async def test_a_url_that_does_not_answer_keeps_its_last_list(tmp_path: Path) ->
 
         assert done.endswith("instances=2 added=1 removed=0 changed=0")
         assert ["a", *before] == await pages.ids()
-        pages.wanted = config(inventory=other)
+        pages.wanted = config(inventory=url)
         assert (await pages.exporter.reread()).endswith("added=0 removed=1 changed=0")
+        assert before == await pages.ids()
+        pages.wanted = config(inventory=other)
+        assert (await pages.exporter.reread()).endswith("added=1 removed=1 changed=0")
         assert ["a"] == await pages.ids()
 
 
