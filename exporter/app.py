@@ -259,7 +259,7 @@ class Exporter:
         """
         async with self._changing:
             settings = changed(self._config, config)
-            tls = tls_context_of(config)
+            tls = await asyncio.to_thread(tls_context_of, config)
             inventory, change = await self._checked(config, restarts(settings))
             old, self._inventory = self._inventory, inventory
             await old.close()
