@@ -60,7 +60,7 @@ class Value(StrEnum):
 
 
 class SlowNode(msgspec.Struct, frozen=True):
-    """A node of which at least half of the instances are slow."""
+    """A node of which more than half of the measured instances are slow."""
 
     node: str
     percent: int
@@ -200,7 +200,7 @@ def _slow_nodes(relative: Column, layout: Layout) -> Generator[None, None, list[
     found = [
         SlowNode(layout.nodes[node], round(total[node] / known[node]))
         for node in range(n_nodes)
-        if known[node] >= MIN_SLOW and 2 * slow[node] >= known[node]
+        if known[node] >= MIN_SLOW and 2 * slow[node] > known[node]
     ]
     return sorted(found, key=lambda each: each.percent)
 
