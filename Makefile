@@ -11,7 +11,7 @@ FETCH := $(BIN)/python -m tests.programs
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check nightly lint bench alerts-live programs docs screenshots site format lock dist clean
+.PHONY: help demo test check nightly lint bench alerts-live programs docs screenshots site format lock dist deb clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,10 @@ lock: ## Write the lock files anew: the newest versions that pyproject.toml allo
 dist: ## Build the wheel and the sdist into dist/
 	@.ci/venv test
 	@$(BIN)/python -m hatchling build
+
+deb: ## Build the Debian package into dist/, for the Python of this Debian
+	@.ci/venv test
+	@$(BIN)/python -m packages.deb
 
 clean: ## Remove everything that these targets made
 	@rm -rf .venv .programs .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

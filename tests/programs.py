@@ -32,6 +32,7 @@ PACKAGES: Packages = {
     "crun": (Package("crun", "usr/bin/crun"),),
     "runc": (Package("runc", "usr/sbin/runc"),),
     "logrotate": (Package("logrotate", "usr/sbin/logrotate"),),
+    "mmdebstrap": (Package("mmdebstrap", "usr/bin/mmdebstrap"),),
     "systemd-analyze": (Package("systemd", "usr/bin/systemd-analyze"),),
 }
 LIBRARIES: Mapping[str, Sequence[str]] = {

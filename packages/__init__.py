@@ -1,0 +1,1 @@
+"""Build what distributions install."""
