@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -50,7 +50,7 @@ class Roff(click.HelpFormatter):
             self.write(f".PP\n.nf\n{lines}\n.fi\n" if kept else f".PP\n{lines}\n")
 
     def write_dl(
-        self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+        self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
     ) -> None:
         """Write options or commands, each with its text."""
         for term, text in rows:
@@ -70,7 +70,7 @@ def sections(command: click.Command, context: click.Context) -> Iterator[str]:
     yield f'.SH "{escaped(context.command_path)}"\n{formatter.getvalue()}'
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
-            if (below := command.get_command(context, name)) and not below.hidden:
+            if below := command.get_command(context, name):
                 yield from sections(below, PageContext(below, info_name=name, parent=context))
 
 
