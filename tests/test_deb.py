@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import shutil
@@ -19,6 +20,7 @@ import pytest
 from ollama_fleet.version import version_text
 from tests.conftest import ROOT, program, refuse
 from tests.ports import free_port
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1200)]
 
@@ -128,8 +130,7 @@ def exported(debian: Debian) -> Iterator[str]:
     simulate = ("simulate", "--instances=3", "--listen-port=0", control, f"--inventory={fleet}")
     poll = ("exporter", f"--inventory={fleet}", "--poll.interval=1s")
     with debian.running("ollama-fleet", *simulate):
-        while not (debian.root / fleet[1:]).exists():
-            time.sleep(0.1)
+        asyncio.run(eventually((debian.root / fleet[1:]).exists))
         with debian.running("ollama-fleet", *poll, f"--web.listen-address={url}"):
             scraped(f"http://{url}/-/ready")
             yield scraped(f"http://{url}/metrics")
