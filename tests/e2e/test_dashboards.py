@@ -86,7 +86,7 @@ CANNOT_HAVE: Mapping[str, Mapping[str, Sequence[str]]] = {
             "fleet:ollama_request_errors_per_requests", "ollama_instance_generated_tokens",
             "ollama_instance_prompt_tokens", "fleet:ollama_generated_tokens",
             "ollama_fleet_generated_tokens", "ollama_instance_errors", "ollama_fleet_errors",
-            "model:ollama_errors", "node:ollama_errors",
+            "model:ollama_errors", "node:ollama_errors", "model:ollama_request_errors",
         ),
         "stock Ollama tells of no request, queue and cache": (
             "ollama_instance_request_latency", "fleet:ollama_instance_request_latency",
@@ -100,14 +100,20 @@ CANNOT_HAVE: Mapping[str, Mapping[str, Sequence[str]]] = {
 }  # fmt: skip
 """Why a fleet lacks series, by how they begin: what asks for one of them may show nothing."""
 UNKNOWN = "every instance was polled: none is unknown"
+NO_WEEKS: Mapping[tuple[str, str, str], str] = {
+    (Uid.OVERVIEW, f"{what} against the last weeks", "A"): "Prometheus has no history of two weeks"
+    for what in ("Traffic", "p99")
+}
 OF_VLLM = "the instance gives a page of vLLM that was recorded once, when it was busy"
 EMPTY_HERE: Mapping[str, Mapping[tuple[str, str, str], str]] = {
-    FULL: {(Uid.NODES, "Nodes with failing instances", "E"): UNKNOWN},
+    FULL: {(Uid.NODES, "Nodes with failing instances", "E"): UNKNOWN, **NO_WEEKS},
     STOCK: {
         (Uid.NODES, "Nodes with failing instances", "D"): "stock Ollama answers while it loads",
         (Uid.NODES, "Nodes with failing instances", "E"): UNKNOWN,
+        **NO_WEEKS,
     },
     MIXED: {
+        **NO_WEEKS,
         (Uid.NODES, "Nodes with failing instances", "E"): UNKNOWN,
         (Uid.INSTANCE, "Restarts", ""): "it is a recorded page, and started long ago",
         **{

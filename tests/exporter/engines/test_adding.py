@@ -86,7 +86,7 @@ async def address_of(exporter: asyncio.subprocess.Process) -> str:
     log = ""
     while line := (await exporter.stderr.readline()).decode():
         log += line
-        if found := re.search(r"(?:http://)?(127\.0\.0\.1:\d+)", line):
+        if found := re.search(r"(127\.0\.0\.1:[1-9]\d*)", line):
             return found[1]
     raise AssertionError(log)
 

@@ -28,8 +28,8 @@ from tests.provisioning.store.leaders import leader
 from tests.provisioning.store.sqlite_writer import N_COMMITS, ports
 from tests.waiting import eventually
 
-README = Path(__file__).parents[3] / "docs" / "provisioner.md"
-ADVICE = re.compile(r"^- To back up, .*?(?=^- )", re.MULTILINE | re.DOTALL)
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "backup.md"
+ADVICE = re.compile(r"^## A SQLite store\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
 MODULE = "tests.provisioning.store.sqlite_writer"
 
 
@@ -140,9 +140,9 @@ async def test_nobody_leads_after_the_leader_was_killed(tmp_path: Path) -> None:
 async def test_a_backup_is_made_and_restored_as_documented(tmp_path: Path) -> None:
     """Made while a provisioner writes; restored after one was killed, which leaves its WAL."""
     path, copy = tmp_path / "fleet.db", tmp_path / "copy.db"
-    (advice,) = ADVICE.findall(README.read_text())
+    (advice,) = ADVICE.findall(PAGE.read_text())
     (command,) = re.findall(r"python3 -c '(.*)'", advice)
-    command = command.replace("FILE", str(path)).replace("COPY", str(copy))
+    command = command.replace("fleet.db", str(path)).replace("fleet.copy", str(copy))
     async with leader(f"sqlite:{path}", "test", "alice") as alice:
         before = [(await alice.says("wrote")).split()[1] for _ in range(10)]
         await asyncio.to_thread(
@@ -152,7 +152,7 @@ async def test_a_backup_is_made_and_restored_as_documented(tmp_path: Path) -> No
         await eventually(lambda: len(alice.said) > n_then + 10)
 
     for kind in ("-wal", "-shm"):
-        assert f"`FILE{kind}`" in advice
+        assert f"`fleet.db{kind}`" in advice
         path.with_name(path.name + kind).unlink()
     copy.replace(path)
 
