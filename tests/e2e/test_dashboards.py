@@ -64,11 +64,10 @@ CANNOT_HAVE: Mapping[str, Mapping[str, Sequence[str]]] = {
         "the canary is off": (
             "ollama_fleet_canary_", "ollama_instance_canary_", "fleet:ollama_canary_",
         ),
-        "its servers do not say what is loaded, and so no instance has a condition": (
+        "its servers do not say what is loaded": (
             "ollama_model_loaded", "ollama_model_installed", "ollama_model_on_cpu",
             "ollama_model_expiring",
             "ollama_model_vram", "ollama_instance_model_", "ollama_fleet_model_",
-            "ollama_instance_condition",
         ),
         "its servers tell of no queue and no cache": (
             "ollama_fleet_time_to_first_token", "ollama_fleet_queue_time",
@@ -99,6 +98,8 @@ CANNOT_HAVE: Mapping[str, Mapping[str, Sequence[str]]] = {
     MIXED: {"no provisioner made it": ("ollama_provisioner_",)},
 }  # fmt: skip
 """Why a fleet lacks series, by how they begin: what asks for one of them may show nothing."""
+MAY_LACK: Mapping[str, tuple[str, ...]] = {FULL: ("ollama_instance_condition",)}
+"""Only an instance that flaps has a condition there: whether one does already depends on time."""
 UNKNOWN = "every instance was polled: none is unknown"
 NO_WEEKS: Mapping[tuple[str, str, str], str] = {
     (Uid.OVERVIEW, f"{what} against the last weeks", "A"): "Prometheus has no history of two weeks"
@@ -357,7 +358,7 @@ def _may_be_empty(cluster: str, answer: Answer, panel: Sequence[Answer]) -> bool
     asked = answer.asked
     return (
         (asked.uid, asked.title, asked.ref_id) in EMPTY_HERE[cluster]
-        or any(selector.name.startswith(lacking(cluster)) for selector in selectors(answer))
+        or any(selector.name.startswith(excused(cluster)) for selector in selectors(answer))
         or (asked.panel_type == "stat" and any(answer.labels for answer in panel))
     )
 
@@ -365,6 +366,11 @@ def _may_be_empty(cluster: str, answer: Answer, panel: Sequence[Answer]) -> bool
 def lacking(cluster: str) -> tuple[str, ...]:
     """Return how the names of the series begin that a fleet cannot have."""
     return tuple(start for starts in CANNOT_HAVE[cluster].values() for start in starts)
+
+
+def excused(cluster: str) -> tuple[str, ...]:
+    """Return how the names of the series begin that a panel may do without."""
+    return (*lacking(cluster), *MAY_LACK.get(cluster, ()))
 
 
 def selectors(answer: Answer) -> Sequence[Any]:
