@@ -93,7 +93,8 @@ def _exporter(watch: Observers, cluster: str, polled: Polled, port: int) -> Chil
     inventory = watch.run_dir.path / f"fleet{cluster}.json"
     inventory.write_text(json.dumps(list(polled.inventory)))
     spec = observers.exporter(replace(watch, exporter_port=port, inventories=(inventory,)))
-    return replace(spec, name=f"exporter{cluster}", command=(*spec.command, *polled.options))
+    options = ("--poll.grace-period", "1s", *polled.options)
+    return replace(spec, name=f"exporter{cluster}", command=(*spec.command, *options))
 
 
 def _write_config(
