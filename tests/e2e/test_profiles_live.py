@@ -40,7 +40,8 @@ class Case:
             await lab.inject("kill", count=self.n_beyond)
 
         n, left = self.n_instances, self.n_instances - self.n_beyond
-        says = (f"{left:,} of {n:,} instances healthy, floor {self.floor}",)
+        # A floor that is a number counts those out of service on purpose as well, and says so.
+        says = (f"{left:,} of {n:,} instances healthy", f", floor {self.floor}")
         return replace(SCENARIOS["count"], fault=kill, counts=lambda _: says)
 
     async def bear(self, lab: Lab) -> None:
