@@ -49,7 +49,7 @@ def most(scope: Scope, what: str, expression: str, *, all_of: str) -> str:
         scope: How the exporters are scraped.
         what: The label by which they differ: `node` or `model`.
         expression: PromQL of recorded series, a count for each of them.
-        all_of: A recorded series of which each of them has one, also those that have none of it.
+        all_of: A recorded series that exists for each of them, also where the count does not.
     """
     mean = f"scalar(sum({expression}) / count(count by ({what}) ({all_of})))"
     # A single one says nothing of the place where it is.

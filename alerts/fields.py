@@ -15,6 +15,6 @@ Duration = Annotated[
 """Seconds in the program."""
 LevelSetting = Annotated[Level, BeforeValidator(parse_level), PlainSerializer(str)]
 CountLevelSetting = Annotated[Level, BeforeValidator(parse_count_level), PlainSerializer(str)]
-"""Of a number of instances, of which there are no more than all."""
+"""A number of instances: at most all of them."""
 Share = Annotated[float, BeforeValidator(parse_positive_share), PlainSerializer(percent)]
 """A ratio in the program."""

@@ -469,7 +469,7 @@ def quantile(values: Sequence[float], q: float) -> float | None:
 
 
 def _interpolated(ordered: Sequence[float], q: float) -> float:
-    """Return the q-quantile of values in order, of which there is at least one."""
+    """Return the q-quantile of one or more values in order."""
     rank = q * (len(ordered) - 1)
     lower = int(rank)
     upper = min(lower + 1, len(ordered) - 1)

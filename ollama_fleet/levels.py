@@ -53,7 +53,7 @@ def parse_level(given: object) -> Level:
 
 
 def parse_count_level(given: object) -> Level:
-    """Return a level of a number of instances, of which there are no more than all.
+    """Return a level of a number of instances: at most all of them.
 
     Raises:
         ValueError: It is not one.

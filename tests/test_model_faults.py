@@ -1,4 +1,4 @@
-"""Every fault of settings and specifications is told in our words, none in pydantic's."""
+"""Every fault of settings and specifications is in our words, none in pydantic's."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def failing_nodes(settings: Settings) -> str:
 
 
 def failing_models(settings: Settings) -> str:
-    """Return the sentence of an annotation on the models of which most instances fail."""
+    """Return the sentence of an annotation on the models whose instances mostly fail."""
     scope = settings.scope
     failing = f'sum {scope.by("model")} ({MODEL_INSTANCES}{{model!="", {FAILING}}})'
     return most(scope, "model", failing, all_of=MODEL_INSTANCES)

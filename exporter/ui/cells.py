@@ -60,7 +60,7 @@ class Value(StrEnum):
 
 
 class SlowNode(msgspec.Struct, frozen=True):
-    """A node of which more than half of the measured instances are slow."""
+    """A node whose measured instances are mostly slow."""
 
     node: str
     percent: int

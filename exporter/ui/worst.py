@@ -52,7 +52,7 @@ WORST_CONDITIONS = (
 WORST: tuple[Status | Condition, ...] = (*WORST_STATUSES, *WORST_CONDITIONS)
 """By rank."""
 FOLDED = 3
-"""Instances of a node with the same rank: so many and more are one line."""
+"""Instances of a node with the same rank: from this number on they are one line."""
 
 
 class Group(msgspec.Struct, frozen=True):

@@ -86,7 +86,7 @@ def _pieces(path: Path, *, n_lines: int, is_following: bool) -> Iterator[bytes]:
 
 
 def _last_lines(file: BinaryIO, n_lines: int) -> bytes:
-    """Return the end of a file, at most so many lines, and stand behind it."""
+    """Return the last lines of a file, up to a limit, and stay at its end."""
     size = file.seek(0, os.SEEK_END)
     read = b""
     while n_lines and len(read) < min(size, MAX_TAIL_BYTES) and read.count(b"\n") <= n_lines:

@@ -1,4 +1,4 @@
-"""Which instances a command is for: IDs, or filters of which each has to match something."""
+"""Which instances a command is for: IDs, or filters that must each match an instance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What systemd is told, and which sockets are taken from it."""
+"""What is reported to systemd, and which sockets are taken from it."""
 
 from __future__ import annotations
 
