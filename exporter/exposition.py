@@ -274,6 +274,7 @@ def _instance_lines(
     yield catalogue.INSTANCE_CONDITION, _condition_lines
     yield catalogue.INSTANCE_ERRORS, _error_lines
     yield catalogue.INSTANCE_INFO, _info_lines
+    yield catalogue.INSTANCE_LABELS, _inventory_label_lines
 
 
 def _columns(now_s: float) -> tuple[tuple[Series, Column], ...]:
@@ -380,6 +381,13 @@ def _error_lines(rows: Sequence[Row]) -> list[str]:
 def _info_lines(rows: Sequence[Row]) -> list[str]:
     name = catalogue.INSTANCE_INFO.name
     return [f"{name}{{{row.labels},{row.info_labels}}} 1\n" for row in rows]
+
+
+def _inventory_label_lines(rows: Sequence[Row]) -> list[str]:
+    name = catalogue.INSTANCE_LABELS.name
+    return [
+        f"{name}{{{row.labels},{row.inventory_labels}}} 1\n" for row in rows if row.inventory_labels
+    ]
 
 
 # Loaded models: mostly one per instance

@@ -16,7 +16,7 @@ from exporter.engines import auto
 from exporter.engines.base import HEALTH, drop_implausible, mark_implausible
 from exporter.instance_client import InstanceClient
 from exporter.model import NO_VALUES, Outcome, Reading, State, Status, Target, Values, Verdict
-from exporter.snapshot import Row, info_label_text, label_text
+from exporter.snapshot import Row, info_label_text, inventory_label_text, label_text
 from exporter.status import StatusHistory, Transient, is_up, polled_status, status_of
 from ollama_fleet import keep_alive
 
@@ -102,6 +102,7 @@ class ScrapeTarget:
         "_engine",
         "_identify_at_s",
         "_info_labels",
+        "_inventory_labels",
         "_is_transient",
         "_is_unreachable",
         "_labels",
@@ -398,6 +399,7 @@ class ScrapeTarget:
         self._is_transient = self._options.transient.holds(target)
         if target.model:
             self._counters = msgspec.structs.replace(self._counters, model=target.model)
+        self._inventory_labels = inventory_label_text(target)
         self._label()
 
     def _label(self) -> None:
@@ -448,6 +450,7 @@ class ScrapeTarget:
             self._canary,
             self.history.failing_since_s,
             self._is_transient,
+            self._inventory_labels,
         )
 
 

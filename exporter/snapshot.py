@@ -68,6 +68,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     """Since when it should serve and does not, in seconds since 1970 UTC; None if it does."""
     is_transient: bool = False
     """Whether it comes and goes on purpose."""
+    inventory_labels: str = ""
+    """`label_rack="…"`, ready for the exposition; empty if it has no labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,11 @@ def info_label_text(model: str, engine: str, version: str, developer: str) -> st
     """Return the further labels of `ollama_instance_info`, escaped, without braces."""
     of_server = f'engine="{engine}",version="{escape(version)}",developer="{escape(developer)}"'
     return f'model="{escape(model)}",{of_server}'
+
+
+def inventory_label_text(target: Target) -> str:
+    """Return the further labels of `ollama_instance_labels`, escaped, without braces."""
+    return ",".join([f'label_{name}="{escape(text)}"' for name, text in target.labels.items()])
 
 
 def escape(value: str) -> str:

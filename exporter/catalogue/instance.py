@@ -154,3 +154,10 @@ INSTANCE_INFO = Series(
     "model that the instance has loaded.",
     (*INSTANCE, "model", "engine", "version", "developer"),
 )
+INSTANCE_LABELS = Series(
+    "ollama_instance_labels",
+    Kind.GAUGE,
+    "Always 1; absent for an instance without labels in the inventory. It has each of these "
+    "labels, with label_ before its name, such as label_rack.",
+    INSTANCE,
+)

@@ -21,6 +21,7 @@ from exporter.snapshot import (
     Row,
     Snapshot,
     info_label_text,
+    inventory_label_text,
     label_text,
 )
 from exporter.status import FAILING, is_up, polled_status, status_of
@@ -56,6 +57,7 @@ def row(target: Target, seen: Reading | None = None, canary: CanaryState | None 
         conditions_of(target, seen, counters, canary),
         canary,
         NOW_S if status in FAILING else None,
+        inventory_labels=inventory_label_text(target),
     )
 
 

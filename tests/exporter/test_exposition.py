@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -100,7 +100,10 @@ class Oracle(Collector):
         yield family(catalogue.NODE_PEERS_TOKENS_PER_SECOND, fleet.node_peers_tokens_per_second)
         yield family(catalogue.NODE_STARTED_INSTANCES, fleet.node_started_instances)
         yield family(catalogue.NODE_ERRORS, fleet.node_errors)
-        for series in catalogue.INSTANCE_SERIES:
+        yield inventory_labels(rows)
+        for series in (
+            one for one in catalogue.INSTANCE_SERIES if one != catalogue.INSTANCE_LABELS
+        ):
             yield instance_family(series, dict(self._instances(series)))
 
     def _instances(self, series: Series) -> Iterator[tuple[tuple[str, ...], float]]:
@@ -179,6 +182,16 @@ def instance_family(series: Series, values: Any) -> Metric:
     return cast("Metric", metric)
 
 
+def inventory_labels(rows: Sequence[Row]) -> Metric:
+    """Write each instance's labels, whose names are the operator's."""
+    series = catalogue.INSTANCE_LABELS
+    metric = Metric(series.name, series.help, "gauge")
+    for target in [one.target for one in rows if one.target.labels]:
+        labels = {f"label_{name}": value for name, value in target.labels.items()}
+        metric.add_sample(series.name, {"instance_id": target.id, "node": target.node, **labels}, 1)
+    return metric
+
+
 def quantiles(series: Series, values: Any) -> Metric:
     metric = Metric(series.name, series.help, "summary")
     for key, value in values.items():
@@ -248,6 +261,7 @@ targets = st.builds(
     state=st.sampled_from(State),
     developer=text,
     started_s=maybe,
+    labels=st.dictionaries(st.sampled_from(["rack", "bios"]), text),
 )
 ledgers = st.lists(
     st.tuples(
@@ -350,7 +364,11 @@ def full_snapshot(n: int = 3) -> Snapshot:
     fleet_counters.record("n1", "m", first)
     counting(fleet_counters).record("m", CanaryOutcome.OK, GENERATION, 1.0)
     rows = [
-        row(Target(f"i{k:05d}", "127.0.0.1", 1, node=f"n{k}"), reading(values=FULL), canary())
+        row(
+            Target(f"i{k:05d}", "127.0.0.1", 1, node=f"n{k}", labels={"rack": "r1"}),
+            reading(values=FULL),
+            canary(),
+        )
         for k in range(n)
     ]
     return snapshot(*rows, fleet_counters=fleet_counters)
