@@ -24,6 +24,7 @@ VIEW_TIMESTAMP = _of_provisioner("view_timestamp_seconds", Kind.GAUGE)
 UNREACHABLE_NODES = _of_provisioner("unreachable_nodes", Kind.GAUGE)
 """0 of all that do not lead, like ORPHANS."""
 ORPHANS = _of_provisioner("orphans", Kind.GAUGE)
+UPSTREAMS_LEFT_OUT = _of_provisioner("upstreams_left_out", Kind.GAUGE)
 PROVISION_DURATION = _of_provisioner("provision_duration_seconds", Kind.HISTOGRAM)
 OPERATIONS = _of_provisioner("operations_total", Kind.COUNTER, "operation", "result")
 TRIES = _of_provisioner("tries_total", Kind.COUNTER)
@@ -44,7 +45,8 @@ API_CLOSED_CONNECTIONS = _of_provisioner("api_closed_connections_total", Kind.CO
 
 PROVISIONER_SERIES = (
     BUILD_INFO, LEADER, WANTED_INSTANCES, INSTANCES, VIEW_TIMESTAMP, UNREACHABLE_NODES, ORPHANS,
-    PROVISION_DURATION, OPERATIONS, TRIES, RUNNING_OPERATIONS, WAITING_OPERATIONS, REPLACEMENTS,
+    UPSTREAMS_LEFT_OUT, PROVISION_DURATION, OPERATIONS, TRIES, RUNNING_OPERATIONS,
+    WAITING_OPERATIONS, REPLACEMENTS,
     CANARIES, READY_INSTANCES, RECONCILE_DURATION, LAST_RECONCILE, STORE_DURATION, STORE_ERRORS,
     STORE_OUTAGES, API_REQUESTS, API_CLOSED_CONNECTIONS,
 )  # fmt: skip

@@ -51,6 +51,7 @@ from exporter.ui.prometheus import Prometheus
 from exporter.ui.recent import RecentHistory
 from exporter.ui.revisions import Revisions, ViewBuilder
 from exporter.ui.summary import Summariser
+from exporter.upstreams import Upstreams
 from exporter.web import Web
 from ollama_fleet import logs, systemd
 from ollama_fleet.clock import SystemClock
@@ -411,6 +412,14 @@ class Exporter:
             others=(
                 Operations(self.reread, lambda: self._config, tokens=self._tokens, guard=guard),
                 Prober(self._poller, self._clock),
+                Upstreams(
+                    self._poller,
+                    self._transport.resolver,
+                    self._metrics,
+                    self._clock,
+                    sender,
+                    max_age_s=lambda: self._config.poll_interval,
+                ),
             ),
         )
         self._stack.push_async_callback(web.close)

@@ -110,6 +110,12 @@ class Resolver:
             raise _unresolved(host, found)
         return found
 
+    def known(self, host: str) -> str | None:
+        """Return the address that polls use now; None, and look it up, where none is known."""
+        entry = self._entry(host)
+        self._look_up_if_due(host, entry)
+        return entry.addresses[0] if entry.addresses else None
+
     async def close(self) -> None:
         """Give up the look-ups under way; threads that hang are left behind."""
         self._look_ups.drop_waiting()

@@ -20,7 +20,7 @@ from exporter.model import Outcome
 from ollama_fleet.version import VERSION, revision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from exporter.catalogue import Series
     from exporter.inventory import SourceState
@@ -40,6 +40,14 @@ class Refusal(StrEnum):
     RESPONSES = "responses"
     PASSWORDS = "passwords"
     HOST = "host"
+
+
+class LeftOut(StrEnum):
+    """Why a healthy instance is not in the upstream list."""
+
+    HTTPS = "https"
+    PATH = "path"
+    UNRESOLVED = "unresolved"
 
 
 class SelfMetrics:
@@ -77,9 +85,18 @@ class SelfMetrics:
         self.requests_refused = {reason: refused.labels(reason) for reason in Refusal}
         self.responses_aborted = self._counter(catalogue.EXPORTER_WEB_RESPONSES_ABORTED)
         self.connections_closed = self._counter(catalogue.EXPORTER_WEB_CONNECTIONS_CLOSED)
+        self._upstreams = self._gauge(catalogue.EXPORTER_UPSTREAMS)
+        left_out = self._gauge(catalogue.EXPORTER_UPSTREAMS_LEFT_OUT)
+        self._left_out = {reason: left_out.labels(reason) for reason in LeftOut}
         self._source_instances = self._gauge(catalogue.EXPORTER_INVENTORY_INSTANCES)
         self._source_success = self._gauge(catalogue.EXPORTER_INVENTORY_LAST_SUCCESS)
         self._source_is_good = self._gauge(catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL)
+
+    def set_upstreams(self, n_listed: int, left_out: Mapping[LeftOut, int]) -> None:
+        """Publish how many instances the upstream list has, and how many it has not, by reason."""
+        self._upstreams.set(n_listed)
+        for reason, n in left_out.items():
+            self._left_out[reason].set(n)
 
     def set_sources(self, states: Iterable[SourceState]) -> None:
         """Publish how reading each inventory source went; forget other sources."""

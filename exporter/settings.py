@@ -126,7 +126,9 @@ def address(text: str) -> tuple[str, int]:
     return host_port(text, example="127.0.0.1:11440")
 
 
-PATH = re.compile(r"(?!/(?:-|fleet|instances|config|probe|runbooks)(?:/|$))(?:/[A-Za-z0-9._~-]+)+")
+PATH = re.compile(
+    r"(?!/(?:-|fleet|instances|config|probe|runbooks|upstreams)(?:/|$))(?:/[A-Za-z0-9._~-]+)+"
+)
 
 
 def telemetry_path(text: str) -> str:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from exporter.scrape_target import ScrapeTarget
     from exporter.selfmetrics import SelfMetrics
     from exporter.ui.handlers import FleetUi
+    from exporter.upstreams import Upstreams
     from exporter.websecurity import Guard
     from ollama_fleet.clock import Clock
 
@@ -88,7 +89,7 @@ class Web:
         allowed_hosts: Sequence[str] = (),
         max_connections: int,
         telemetry_path: str = "/metrics",
-        others: Sequence[Operations | Prober] = (),
+        others: Sequence[Operations | Prober | Upstreams] = (),
     ) -> None:
         self._telemetry_path = telemetry_path
         self._others = others

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import math
 import socket
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
 
 BACKLOG = 128
+ETAG_DIGITS = 32
 CLIENT_FAULTS = (web.RequestPayloadError, HttpProcessingError, ConnectionError)
 IDLE_S = 75.0
 """An idle connection is closed then; scrapers, and clients that poll, come again sooner."""
@@ -51,6 +53,11 @@ class _Connection:
     is_answered: bool = False
     opening: asyncio.Task[Any] | None = None
     """Until the TLS handshake is over."""
+
+
+def etag_of(body: bytes) -> str:
+    """Return a tag that tells a body from others."""
+    return hashlib.sha256(body).hexdigest()[:ETAG_DIGITS]
 
 
 class HttpServer:

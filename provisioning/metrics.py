@@ -114,6 +114,11 @@ class Metrics:
             "Containers and processes of the fleet without a record in the store; "
             "see: ollama-fleet provisioner orphans list.",
         )
+        self.upstreams_left_out = self._gauge(
+            "upstreams_left_out",
+            "Running instances that are not in the upstream list, because the address of their "
+            "node is a name.",
+        )
         self.set_instances(())
 
     def _make_work_series(self) -> None:

@@ -81,6 +81,14 @@ def _series() -> Iterator[str]:
                 if one.name.startswith(prefixes)
             ),
         )
+    yield from ("## The gateway", "")
+    yield from _table(
+        headers,
+        (
+            [_code(one.name), one.kind, _labels(one.labels), one.help]
+            for one in catalogue.GATEWAY_SERIES
+        ),
+    )
     yield from ("## The provisioner", "")
     yield from _table(headers, _provisioner_series())
 

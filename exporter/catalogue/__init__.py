@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from exporter.catalogue import fleet, instance, own, rules
+from exporter.catalogue import fleet, gateway, instance, own, rules
 from exporter.catalogue.fleet import *  # noqa: F403
+from exporter.catalogue.gateway import *  # noqa: F403
 from exporter.catalogue.instance import *  # noqa: F403
 from exporter.catalogue.own import *  # noqa: F403
 from exporter.catalogue.rules import *  # noqa: F403
@@ -21,5 +22,6 @@ def _series_of(module: ModuleType) -> tuple[Series, ...]:
 FLEET_SERIES = _series_of(fleet)
 INSTANCE_SERIES = _series_of(instance)
 EXPORTER_SERIES = _series_of(own)
+GATEWAY_SERIES = _series_of(gateway)
 RULE_SERIES = _series_of(rules)
-ALL_SERIES = FLEET_SERIES + INSTANCE_SERIES + EXPORTER_SERIES + RULE_SERIES
+ALL_SERIES = FLEET_SERIES + INSTANCE_SERIES + EXPORTER_SERIES + GATEWAY_SERIES + RULE_SERIES

@@ -100,6 +100,18 @@ EXPORTER_WEB_CONNECTIONS_CLOSED = Series(
     Kind.COUNTER,
     "HTTP connections closed because web.max-connections were open.",
 )
+EXPORTER_UPSTREAMS = Series(
+    "ollama_exporter_upstreams",
+    Kind.GAUGE,
+    "Instances in the last list that GET /upstreams made; 0 while nobody asks for it.",
+)
+EXPORTER_UPSTREAMS_LEFT_OUT = Series(
+    "ollama_exporter_upstreams_left_out",
+    Kind.GAUGE,
+    "Healthy instances that are not in the upstream list. reason: https (the gateway speaks http "
+    "with instances), path (the URL has a path) or unresolved (the name has no address).",
+    ("reason",),
+)
 EXPORTER_INVENTORY_INSTANCES = Series(
     "ollama_exporter_inventory_instances",
     Kind.GAUGE,

@@ -14,6 +14,7 @@ from aiohttp import ETag, web
 from aiohttp.http import HttpProcessingError
 
 from ollama_fleet.clock import Clock
+from ollama_fleet.http_server import etag_of
 from ollama_fleet.suggestions import did_you_mean
 from ollama_fleet.tables import count_text
 from ollama_fleet.urls import is_address
@@ -229,7 +230,7 @@ class Reads:
             body = inventory.listed(row.details_json for row in rows)
         else:
             body = inventory.listed(row.entry_json for row in rows if row.details.url)
-        return self._tagged(request, body, inventory.etag_of(body))
+        return self._tagged(request, body, etag_of(body))
 
     async def instance(self, request: web.Request) -> web.Response:
         """Return one instance with its history."""
@@ -280,10 +281,16 @@ class Reads:
         rows = inventory.filtered(self._inventory().rows.values(), filters_of(request))
         return self._aged(json_of(list(inventory.sd_groups(rows))))
 
+    async def upstreams(self, request: web.Request) -> web.Response:
+        """Return the instances that a gateway may use, or 304 to one that has this list."""
+        body = self._inventory().upstreams
+        return self._tagged(request, body, etag_of(body))
+
     async def metrics(self, _request: web.Request) -> web.Response:
         """Return the provisioner's own series."""
         if self._cache.view is not None:
             current = self._inventory()
+            self._metrics.upstreams_left_out.set(current.n_left_out)
             self._metrics.set_instances(row.stored.instance for row in current.rows.values())
         fleet = self._builder.fleet
         self._metrics.wanted_instances.set(sum(pool.count for pool in fleet.pools) if fleet else 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,6 +11,8 @@ from heapq import nlargest
 
 import msgspec
 
+from ollama_fleet.http_server import etag_of
+from ollama_fleet.upstreams import UpstreamList, ip_address
 from provisioning.api.routes import (
     HAS_STARTED,
     STATE_BY_PHASE,
@@ -33,7 +34,6 @@ from provisioning.workload import host_of, netloc
 
 log = logging.getLogger("provisioning.api.inventory")
 
-ETAG_DIGITS = 32
 LogOf = Callable[[Node, str], str]
 
 
@@ -42,9 +42,16 @@ class Row:
     """One instance and its documents."""
 
     stored: StoredInstance
+    address: str
+    """Empty: not known."""
     details: Details
     entry_json: bytes
     details_json: bytes
+
+    @property
+    def is_upstream(self) -> bool:
+        """Say whether a gateway may use it: it runs, and its address needs no look-up."""
+        return self.details.phase is Phase.RUNNING and ip_address(self.address) is not None
 
 
 class Inventory:
@@ -63,6 +70,31 @@ class Inventory:
         return listed(row.entry_json for row in self.rows.values() if row.details.url)
 
     @cached_property
+    def upstreams(self) -> bytes:
+        """Return the upstream list; here each instance has its pool's model in memory."""
+        upstreams = UpstreamList()
+        for row in self.rows.values():
+            if row.is_upstream:
+                details = row.details
+                upstreams.add(
+                    details.id,
+                    ip_address(row.address) or "",
+                    details.port,
+                    node=details.node,
+                    engine=details.engine,
+                    loaded=(details.model,),
+                    installed=(),
+                    developer=details.developer,
+                )
+        return upstreams.encode()
+
+    @cached_property
+    def n_left_out(self) -> int:
+        """Return how many running instances are not in the upstream list."""
+        running = [row for row in self.rows.values() if row.details.phase is Phase.RUNNING]
+        return len(running) - sum([row.is_upstream for row in running])
+
+    @cached_property
     def etag(self) -> str:
         """Return the tag of `body`."""
         return etag_of(self.body)
@@ -71,11 +103,6 @@ class Inventory:
 def listed(elements: Iterable[bytes]) -> bytes:
     """Return elements as a JSON list, one a line."""
     return b"[\n%b\n]\n" % b",\n".join(elements)
-
-
-def etag_of(body: bytes) -> str:
-    """Return a tag that tells a body from others."""
-    return hashlib.sha256(body).hexdigest()[:ETAG_DIGITS]
 
 
 class InventoryBuilder:
@@ -138,12 +165,17 @@ class InventoryBuilder:
         if row is not None and row.stored == stored:
             return row
         details = self._details(stored.instance)
-        return Row(stored, details, _entry_json(details), msgspec.json.encode(details))
+        address = self._address(stored.instance)
+        return Row(stored, address, details, _entry_json(details), msgspec.json.encode(details))
+
+    def _address(self, instance: Instance) -> str:
+        node = self._node_by_name.get(instance.node)
+        return host_of(instance, node) if node else instance.inventory_entry.address
 
     def _details(self, instance: Instance) -> Details:
         node = self._node_by_name.get(instance.node)
         entry = instance.inventory_entry
-        address = host_of(instance, node) if node else entry.address
+        address = self._address(instance)
         labels = node.labels if node else entry.labels
         return Details(
             id=instance.id,

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from ollama_fleet import upstreams
 from provisioning.model import ContainerState, Fleet, Phase, Reason
 from provisioning.plan import Plan
 
@@ -419,6 +420,13 @@ OPERATIONS = (
         summary="The instances for Prometheus's HTTP service discovery.",
         answer=list[SdGroup],
         parameters=FILTERS,
+    ),
+    Operation(
+        name="upstreams",
+        path=upstreams.PATH,
+        summary="The instances that a gateway may send requests to.",
+        answer=upstreams.Document,
+        parameters=(IF_NONE_MATCH,),
     ),
     Operation(
         name="reload",

@@ -35,6 +35,7 @@ from exporter.runbooks import Runbooks
 from exporter.selfmetrics import Refusal
 from exporter.snapshot import Row
 from exporter.ui.summary import UiConfig
+from exporter.upstreams import Upstreams
 from exporter.web import MAX_LOGGED, HostCheck, Web
 from ollama_fleet.clock import SystemClock
 from tests.exporter.fetching import Fetched, fetch
@@ -134,8 +135,19 @@ def web_of(
         ),
         runbooks=Runbooks(),
         max_connections=max_connections,
-        others=(operations, Prober(polled.poller, clock)),
+        others=(operations, Prober(polled.poller, clock), upstreams_of(polled, sender)),
         **settings,
+    )
+
+
+def upstreams_of(polled: Polled, sender: ResponseSender) -> Upstreams:
+    return Upstreams(
+        polled.poller,
+        polled.options.transport.resolver,
+        polled.metrics,
+        SystemClock(),
+        sender,
+        max_age_s=lambda: 0.0,
     )
 
 

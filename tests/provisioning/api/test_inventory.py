@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from provisioning.api.inventory import InventoryBuilder, node_documents
-from provisioning.model import Canary, Fleet, Instance, NodeReport, Phase, Probe
+from provisioning.model import Canary, Fleet, Instance, InventoryEntry, NodeReport, Phase, Probe
 from provisioning.spec.document import encode_fleet
 from provisioning.spec_index import SpecIndex
 from provisioning.store.base import StoredInstance, StoredSpec, View
@@ -79,6 +79,31 @@ async def test_details_say_all_that_is_known(board: Board) -> None:
         "retry_at_s": 0.0,
         "is_replace_asked": False,
     } == entry
+
+
+async def test_gateways_get_the_running_instances_at_addresses(board: Board) -> None:
+    listed = await board.ask("GET", "/upstreams")
+
+    assert {
+        "format": 1,
+        "models": ["llama3.1:8b"],
+        "nodes": ["n1"],
+        "instances": [
+            ["llama-00001", "127.0.0.1", 20501, 0, "ollama", [0], [], "ann"],
+            ["tiny-00001", "127.0.0.1", 20401, 0, "ollama", [0], [], ""],
+        ],
+    } == listed
+
+
+def test_an_instance_on_a_node_with_a_name_for_an_address_is_left_out_and_counted() -> None:
+    nodes = tuple(one.replace(address="rack1.example") for one in FLEET.nodes)
+    entry = InventoryEntry(address="rack1.example")
+    known = view(1, replace(instance(1), inventory_entry=entry), of=FLEET.replace(nodes=nodes))
+
+    listed = InventoryBuilder().inventory_of(known)
+
+    assert [] == msgspec.json.decode(listed.upstreams)["instances"]
+    assert 1 == listed.n_left_out
 
 
 async def test_service_discovery_lists_targets_with_labels(board: Board) -> None:
