@@ -29,6 +29,9 @@ class Part(NamedTuple):
 
 COMMANDS = {
     "alerts": Part("alerts.cli:alerts", "Build, explain and check the alert rules.", "alerts"),
+    "capacity": Part(
+        "provisioning.capacity.cli:capacity", "Plan the capacity and the costs of a fleet."
+    ),
     "completion": Part(
         "ollama_fleet.completion:completion", "Print what completes commands in a shell."
     ),

@@ -37,6 +37,7 @@ from ollama_fleet.cli import COMMANDS
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.durations import duration_text
 from provisioning.api.routes import AGE_HEADER
+from provisioning.capacity.cli import capacity
 from provisioning.cli.common import PREFIX, TOKEN_OPTION
 from provisioning.cli.instances import instances
 from provisioning.cli.provisioner import provisioner
@@ -202,7 +203,7 @@ def test_every_command_and_make_target_that_is_named_exists() -> None:
 
 
 def test_every_option_that_is_named_exists() -> None:
-    groups = (alerts, dashboards, exporter, instances, provisioner)
+    groups = (alerts, capacity, dashboards, exporter, instances, provisioner)
     commands = (simulate, up, *(one for group in groups for one in group.commands.values()))
     known = {
         *(setting.option for setting in SETTINGS),

@@ -1,0 +1,1 @@
+"""Plan the capacity of a fleet and its costs; say what a running fleet has left."""
