@@ -53,7 +53,8 @@ def test_a_file_adds_entries_and_replaces_those_of_the_same_name(tmp_path: Path)
     known = data.load(written(tmp_path, OWN))
 
     epyc, own = known.node("epyc-9654"), known.model("llama3.1:8b", "q4_0")
-    assert [64, 512 * 2**30, None] == [epyc.cores, epyc.memory, epyc.price_per_month]
+    seen: list[float | None] = [epyc.cores, epyc.memory, epyc.price_per_month]
+    assert [64, 512 * 2**30, None] == seen
     assert [9e9, 0.96, {"box": 11.5}] == [own.memory, own.quality, own.tokens_per_second]
     assert 0.978 == known.model("llama3.1:8b", "fp16").quality
     assert (known.node("xeon-8380").cores or 0) == 80
