@@ -15,10 +15,21 @@ import click
 
 from ollama_fleet.prometheus import PrometheusError
 from ollama_fleet.tables import count_text
-from provisioning.demo import observers, ports, processes, provisioner, report, rundir
+from provisioning.demo import (
+    observers,
+    on_call,
+    ports,
+    processes,
+    provisioner,
+    report,
+    rundir,
+    service_level,
+)
+from provisioning.demo.breaking import break_until_paged
 from provisioning.demo.errors import DemoError
+from provisioning.demo.on_call import OnCall
 from provisioning.demo.plan import Plan, Settings, gather, make_plan
-from provisioning.demo.ports import Claims, Ports
+from provisioning.demo.ports import Claims, Ports, url_of
 from provisioning.demo.processes import Children, answers_ok
 from provisioning.demo.report import FleetStatus, Pages
 
@@ -44,11 +55,13 @@ def run(settings: Settings) -> None:
         # A port from an option that is taken is an error before anything that takes minutes.
         ports.check_free(*settings.listeners)
         supplies = gather(settings, say=say)
-        observers.build_rules(run_dir, interval_s=settings.poll_interval_s)
+        paging = observers.page_options(run_dir)
+        observers.build_rules(run_dir, interval_s=settings.poll_interval_s, options=paging)
         # Ports are chosen last: if another program takes one before ours listens, the run ends, and
         # the steps above take seconds, or minutes if programs are fetched.
         plan = make_plan(settings, supplies, run_dir, Ports(say=say, claims=claims))
         observers.write_config(plan.observers)
+        rundir.write(run_dir.page_url, f"{url_of(plan.on_call_port)}{on_call.PATH}")
         asyncio.run(_run(plan, settings))
 
 
@@ -88,6 +101,7 @@ async def _stage(plan: Plan, settings: Settings) -> None:
     async with (
         rundir.no_leftovers(plan.run_dir, is_kept=plan.is_kept),
         reporting_leftovers(plan),
+        on_call.receiving(plan.on_call_port, say=say) as receiver,
         Children(plan.run_dir.path, environ=processes.our_environ(os.environ)) as children,
         aiohttp.ClientSession(timeout=timeout) as session,
         provisioner.keeping_busy(lambda: real_servers(session, plan)),
@@ -101,7 +115,40 @@ async def _stage(plan: Plan, settings: Settings) -> None:
             click.echo(report.as_json(plan, seen, children.pids, real))
         else:
             click.echo(report.for_people(plan, seen, await pages(session, plan)))
-        await children.guard(print_status(plan, settings.duration_s))
+        async with reporting_service_level(plan, receiver):
+            await children.guard(_keep(session, plan, settings, receiver))
+
+
+async def _keep(
+    session: aiohttp.ClientSession, plan: Plan, settings: Settings, receiver: OnCall
+) -> None:
+    """Let it run; break it first if that was asked for."""
+    if settings.has_break and plan.demo is not None:
+        await break_until_paged(session, plan, plan.demo, receiver, say=say)
+    await print_status(plan, settings.duration_s)
+
+
+@contextlib.asynccontextmanager
+async def reporting_service_level(plan: Plan, receiver: OnCall) -> AsyncIterator[None]:
+    """Print at the end of a run what its service level was."""
+    started_s = time.monotonic()
+    try:
+        yield
+    except asyncio.CancelledError:
+        await _say_service_level(plan, receiver, time.monotonic() - started_s)
+        raise
+    await _say_service_level(plan, receiver, time.monotonic() - started_s)
+
+
+async def _say_service_level(plan: Plan, receiver: OnCall, duration_s: float) -> None:
+    url = plan.observers.prometheus_url
+    try:
+        async with asyncio.timeout(service_level.QUERY_TIMEOUT_S):
+            seen = await service_level.measure(url, duration_s=duration_s, n_pages=receiver.n_pages)
+    except (PrometheusError, TimeoutError) as error:
+        say(f"the service level of this run is not known: {url}: {error}")
+    else:
+        say(str(seen))
 
 
 @contextlib.asynccontextmanager

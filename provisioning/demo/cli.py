@@ -98,6 +98,13 @@ def port_option(name: str, default: int) -> Callable[[Command], Command]:
     show_default="until Ctrl-C",
     help="Stop this long after all is ready.",
 )
+@click.option(
+    "--break",
+    "has_break",
+    is_flag=True,
+    help="Once all is ready, take a node away until on-call is paged, and give it back. For the "
+    "simulated fleet only.",
+)
 @click.option("--json", "is_json", is_flag=True, help="Print JSON, on one line.")
 @click.pass_context
 def up(
@@ -114,16 +121,17 @@ def up(
     alertmanager_port: int,
     poll_interval_s: float,
     duration_s: float | None,
+    has_break: bool,
     is_json: bool,
 ) -> None:
     """Run a whole fleet and its observers on this machine, until Ctrl-C.
 
     It starts a provisioner, the exporter, a Prometheus with the alert rules, and an Alertmanager
-    that notifies nobody. They listen on loopback only and end together, with the fleet's processes.
-    The fleet is that of --spec, or simulated instances and a few real LLM servers.
+    whose pages are printed. They listen on loopback only and end together, with the fleet's
+    processes. The fleet is that of --spec, or simulated instances and a few real LLM servers.
     """
     if spec is not None:
-        _refuse_given(context, "n_simulated", "n_llama_servers")
+        _refuse_given(context, "n_simulated", "n_llama_servers", "has_break")
     settings = Settings(
         spec=spec,
         n_simulated=n_simulated,
@@ -136,6 +144,7 @@ def up(
         alertmanager=_wanted(context, "Alertmanager", "alertmanager_port", alertmanager_port),
         poll_interval_s=int(poll_interval_s),
         duration_s=duration_s,
+        has_break=has_break,
         is_json=is_json,
     )
     # Until the event loop takes signals over, cleaning up after a download needs an exception.

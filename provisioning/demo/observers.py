@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -117,6 +118,8 @@ def alertmanager_command(
 
 
 BUILD_TIMEOUT_S = 60.0
+GROUP_WAIT = "5s"
+"""Of pages; shorter than people run, as nobody's sleep is at stake."""
 
 
 def alerts_command(folder: Path, *, interval_s: int, options: tuple[str, ...]) -> tuple[str, ...]:
@@ -229,6 +232,12 @@ def build_rules(run_dir: RunDir, *, interval_s: int, options: tuple[str, ...] = 
         DemoError: They cannot be built.
     """
     build_alerts(alerts_command(run_dir.alerts, interval_s=interval_s, options=options))
+
+
+def page_options(run_dir: RunDir) -> tuple[str, ...]:
+    """Return the options with which pages go to the URL in the run's file."""
+    receivers = json.dumps([{"webhook": {"url_file": str(run_dir.page_url)}}])
+    return (f"--set=routing.page={receivers}", f"--set=routing.group_wait={GROUP_WAIT}")
 
 
 def write_config(observers: Observers) -> None:

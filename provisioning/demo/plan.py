@@ -17,6 +17,7 @@ from provisioning.model import Fleet, RuntimeKind
 from provisioning.spec.document import load_fleet
 
 CONTROL_PORT = 11_451
+ON_CALL_PORT = 11_452
 LLAMA_PORT = 11_460
 CONTAINER_PORT = 20_000
 
@@ -34,6 +35,8 @@ class Plan:
     """What it was made from; None: --spec gave it."""
     provisioner_port: int
     observers: Observers
+    on_call_port: int
+    """Where `up` itself receives pages."""
     is_kept: bool = False
     """Instances that are processes go on after the run."""
 
@@ -67,6 +70,8 @@ class Settings:
     duration_s: float | None
     """How long to run once all is ready; None: until cancelled."""
     is_json: bool
+    has_break: bool = False
+    """Whether to take a node away until on-call is paged."""
 
     @property
     def listeners(self) -> tuple[Wanted, ...]:
@@ -138,6 +143,7 @@ def make_plan(settings: Settings, supplies: Supplies, run_dir: RunDir, ports: Po
             # Somebody's own servers are not made to work unless they say so.
             has_canary=made is not None,
         ),
+        on_call_port=ports.take(Wanted("on-call", ON_CALL_PORT)),
         is_kept=settings.is_kept,
     )
 

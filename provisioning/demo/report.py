@@ -263,7 +263,12 @@ def kill_command(plan: Plan, demo: Demo) -> str:
 
 def break_command(plan: Plan, demo: Demo) -> str:
     """Return a shell command that makes a node go away."""
-    return _inject(plan, demo, kind="node_gone", node=demo.last_node)
+    return _inject(plan, demo, **node_gone(demo))
+
+
+def node_gone(demo: Demo) -> dict[str, object]:
+    """Return the fault that takes the demonstration's last node away."""
+    return {"kind": "node_gone", "node": demo.last_node}
 
 
 def freeze_command(plan: Plan, demo: Demo) -> str:
@@ -322,9 +327,9 @@ Take a node away, and give it back:
   {break_command(plan, demo)}
   {heal_command(plan, demo)}
 
-Between the two, wait about two minutes: {ALERT} fires, the alert that
-wakes somebody. It ends six minutes after the fleet is whole again. After five minutes without the
-node, its instances are created on the others.
+Between the two, wait about two minutes: {ALERT} fires, and on-call is paged:
+the page is printed here. `--break` does all of it. The alert ends six minutes after the fleet is
+whole again. After five minutes without the node, its instances are created on the others.
 {_freezing(plan, demo) if demo.first_stock else ""}"""
 
 

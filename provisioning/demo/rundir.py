@@ -48,6 +48,7 @@ class RunDir:
         self.rule_files = f"{glob.escape(str(self.alerts))}/rules/*.yml"
         self.alertmanager_config = self.alerts / "alertmanager.yml"
         self.alertmanager_data = path / "alertmanager"
+        self.page_url = path / "page.url"
 
     def __repr__(self) -> str:
         return f"<RunDir {self.path}>"

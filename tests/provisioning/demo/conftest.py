@@ -44,6 +44,7 @@ def plan() -> Plan:
         spec=run_dir.spec,
         fleet=read_fleet(text, source="fleet.yml", folder=run_dir.path),
         demo=made,
+        on_call_port=11_452,
         provisioner_port=8_080,
         observers=Observers(
             run_dir=run_dir,

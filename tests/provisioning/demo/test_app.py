@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Container, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -100,7 +100,7 @@ async def _prometheus(
         pending = {"alertname": "A", "severity": "critical", "alertstate": "pending"}
         return _answer(pending, value="1")
 
-    async with _serving(web.get("/api/v1/query", query)) as port:
+    async with serving(web.get("/api/v1/query", query)) as port:
         yield replace(plan, observers=replace(plan.observers, prometheus_port=port))
 
 
@@ -110,7 +110,7 @@ def _answer(*series: dict[str, str], value: str = "") -> web.Response:
 
 
 @asynccontextmanager
-async def _serving(*routes: web.RouteDef) -> AsyncIterator[int]:
+async def serving(*routes: web.RouteDef) -> AsyncIterator[int]:
     """Run a server with these routes; give its port."""
     application = web.Application()
     application.add_routes(routes)
@@ -121,6 +121,18 @@ async def _serving(*routes: web.RouteDef) -> AsyncIterator[int]:
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def answering_queries(value: Callable[[str], str | None]) -> AsyncIterator[str]:
+    """Run a Prometheus that answers each query with one value, or none; give its URL."""
+
+    async def query(request: web.Request) -> web.Response:
+        found = value(request.query["query"])
+        return _answer() if found is None else _answer({}, value=found)
+
+    async with serving(web.get("/api/v1/query", query)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(
@@ -192,7 +204,7 @@ async def test_a_web_ui_counts_only_if_the_build_has_it(
 ) -> None:
     """Debian's Alertmanager has a page, which says that it has none."""
     async with (
-        _serving(*(web.get(path, _ok) for path in answered)) as port,
+        serving(*(web.get(path, _ok) for path in answered)) as port,
         aiohttp.ClientSession() as session,
     ):
         observers = replace(plan.observers, prometheus_port=port, alertmanager_port=port)
