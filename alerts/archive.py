@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from alerts.proposals import Point
 from alerts.tunables import FINEST_S
 from ollama_fleet.durations import duration_text
 from ollama_fleet.prometheus import PrometheusClient, PrometheusError
+from ollama_fleet.urls import without_password
 
 TIMEOUT_S = 60.0
 DEADLINE_S = 900.0
@@ -88,8 +88,7 @@ async def archive(url: str, *, since_s: float, now_s: float) -> AsyncIterator[Ar
         HistoryError: It has no history of the fleet.
     """
     client = PrometheusClient(url.rstrip("/"), timeout_s=TIMEOUT_S, max_body_bytes=MAX_BODY_BYTES)
-    # A password in the address must not be repeated in messages.
-    shown, since = re.sub(r"//[^/@]*@", "//", client.url), duration_text(since_s)
+    shown, since = without_password(client.url), duration_text(since_s)
     opened = Archive(client, Span.until(now_s, since_s))
     opened.asked = INVENTORY
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from ollama_fleet.prometheus import (
     PrometheusError,
     QueryRefusedError,
 )
+from ollama_fleet.urls import without_password
 
 TIMEOUT_S = 30.0
 MAX_BODY_BYTES = 64 * 2**20
@@ -137,8 +137,7 @@ async def run(settings: Settings, url: str) -> Result:
         async with client:
             return await _result(client, settings)
     except PrometheusError as error:
-        # A password in the address must not be repeated in messages.
-        shown = re.sub(r"//[^/@]*@", "//", client.url)
+        shown = without_password(client.url)
         helps = "is --prometheus the address of a Prometheus that runs?"
         raise CheckError(f"{shown} {error}; {helps}") from error
 

@@ -50,6 +50,11 @@ def base_url(text: str, *, example: str, instead: str = "") -> str:
     return url.rstrip("/")
 
 
+def without_password(url: str) -> str:
+    """Return a URL as messages may repeat it."""
+    return re.sub(r"//[^/@]*@", "//", url)
+
+
 def host_port(text: str, *, example: str) -> tuple[str, int]:
     """Return host and port of `127.0.0.1:80`, `[::1]:80` or `:80`, whose host is empty.
 

@@ -6,7 +6,10 @@ the data or the history lack what is asked; 2 wrong options, or a Prometheus tha
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import click
 from ollama_fleet.levels import parse_positive_share
 from ollama_fleet.options import Duration
 from ollama_fleet.sizes import parse_size_bytes
-from provisioning.capacity import data, report, sizing
+from provisioning.capacity import data, live, report, sizing
 from provisioning.capacity.data import Hardware, Quantisation
 from provisioning.capacity.errors import CannotAskError, CapacityError, UnknownError
 from provisioning.capacity.sizing import Demand, Instance, Node, Question
@@ -41,19 +44,15 @@ class Amount(click.FloatRange):
         return number
 
 
-class Parsed(click.ParamType[float]):
+class Parsed(click.ParamType[Any]):
     """A text that a function of ours reads."""
 
-    def __init__(self, name: str, parse: Callable[[object], float]) -> None:
+    def __init__(self, name: str, parse: Callable[[Any], Any]) -> None:
         self.name = name
         self._parse = parse
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return what the text means; a default may be given as a number."""
-        if isinstance(value, float):
-            return value
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return what the text means."""
         try:
             return self._parse(value)
         except ValueError as error:
@@ -62,6 +61,17 @@ class Parsed(click.ParamType[float]):
 
 SIZE = Parsed("size", parse_size_bytes)
 SHARE = Parsed("share", parse_positive_share)
+
+
+def label_name(text: str) -> str:
+    """Return the name of a label.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not re.fullmatch(r"[a-zA-Z_]\w*", text, re.ASCII):
+        raise ValueError(f"must be the name of a label, got {text!r}")
+    return text
 
 
 class _Refusal(click.ClickException):
@@ -88,6 +98,7 @@ def capacity() -> None:
     \b
     Examples:
       ollama-fleet capacity plan --hardware epyc-9654 --model llama3.1:8b --instances 10000
+      ollama-fleet capacity live --prometheus http://127.0.0.1:9090
       ollama-fleet capacity plan --hardware epyc-9654 --model llama3.1:8b \\
         --developers 1200 --requests-per-day 12 --tokens-per-request 500 --spare-nodes 1
     """  # noqa: D301 - click keeps the lines after a backspace as they are
@@ -243,3 +254,40 @@ def _demand(given: dict[str, Any]) -> Demand | None:
         wait_s=given["wait_s"],
         max_refused=given["max_refused"],
     )
+
+
+@capacity.command("live")
+@click.option("--prometheus", "url", required=True, metavar="URL", help="The live Prometheus.")
+@click.option(
+    "--since",
+    "since_s",
+    type=Duration(live.LEAST_SINCE_S, live.MOST_SINCE_S),
+    default="28d",
+    show_default=True,
+    help="How far back to look: at most 84d; a trend takes 22d.",
+)
+@click.option("--cluster", metavar="NAME", help="Which fleet, where Prometheus has several.")
+@click.option(
+    "--cluster-label",
+    type=Parsed("label", label_name),
+    default="cluster",
+    show_default=True,
+    help="Label that tells fleets apart.",
+)
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+def live_command(
+    *, url: str, since_s: float, cluster: str | None, cluster_label: str, is_json: bool
+) -> None:
+    """Say what a live fleet has, uses at peak, and when that runs out.
+
+    Reads what the loaded rules record. Capacity is what instances generate one by one; on nodes
+    whose memory bandwidth they share it is less: see `capacity plan`.
+
+    Exit status: 0 all well; 1 Prometheus lacks what it takes; 2 it cannot be asked.
+    """
+    now_s, fleet = time.time(), live.Fleet(cluster_label, cluster)
+    found = asyncio.run(live.ask(url, fleet, since_s=since_s, now_s=now_s))
+    if is_json:
+        click.echo(json.dumps(report.live_json(found, now_s=now_s), indent=2))
+    else:
+        click.echo(report.live_text(found, now_s=now_s))

@@ -1,18 +1,23 @@
-"""Write plans of capacity for a terminal, and as JSON's types."""
+"""Write plans of capacity, and what a live fleet has left, for a terminal and as JSON's types."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from ollama_fleet.levels import percent
 from ollama_fleet.tables import count_text, table
 from provisioning.capacity.data import Hardware, Quantisation
+from provisioning.capacity.live import Live
 from provisioning.capacity.sizing import Plan, Step, figure
 
 WIDTH = 96
+DAY_S = 86_400.0
+DAYS_IN_WORDS = 60
+"""From here on weeks are said, not days."""
 
 
 def plan_text(plan: Plan, hardware: Hardware, model: Quantisation) -> str:
@@ -109,3 +114,94 @@ def plan_json(plan: Plan, hardware: Hardware, model: Quantisation) -> dict[str, 
         "quality": model.quality,
         "sources": {"hardware": hardware.source, "model": model.source},
     }
+
+
+def live_text(live: Live, *, now_s: float) -> str:
+    """Return what a fleet has, uses, and when that is no longer enough."""
+    rows = [
+        (
+            "HAS",
+            f"{count_text(live.n_healthy, 'healthy instance')}, {_speed(live.capacity)} if each "
+            "generates alone",
+        ),
+        ("PEAK", f"{_speed(live.peak)} at {_moment(live.peak_at_s)}"),
+        (
+            "BUSIEST HOUR",
+            f"{_speed(live.busiest_hour)} on average, {live.busiest_hour_share:.0%} of the "
+            f"capacity, until {_moment(live.busiest_hour_at_s)}",
+        ),
+        (
+            "P95 HOUR",
+            f"{_speed(live.normal_hour)}, {live.normal_hour / live.capacity:.0%} of the capacity "
+            f"now; 95 of 100 hours are not busier, of {live.n_hours:,}",
+        ),
+        ("TREND", _trend(live)),
+        ("RUNS OUT", _runs_out(live, live.capacity, now_s)),
+        ("ONE NODE LESS", _without_largest(live, now_s)),
+    ]
+    return "\n".join(
+        textwrap.fill(text, WIDTH, initial_indent=f"{what:<15}", subsequent_indent=" " * 15)
+        for what, text in rows
+    )
+
+
+def _speed(tokens_per_second: float) -> str:
+    return f"{figure(tokens_per_second)} tokens/s"
+
+
+def _moment(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _trend(live: Live) -> str:
+    if (trend := live.trend) is None:
+        return "not known: it takes three weeks of whole days"
+    ends = f"between {trend.low_per_week:+,.3g} and {trend.high_per_week:+,.3g} tokens/s a week"
+    seen = f"by the busiest hours of {trend.n_days} days"
+    if not trend.is_clear:
+        return f"no trend: {ends}, {seen}"
+    return f"{trend.per_week:+,.3g} tokens/s a week, {ends}, {seen}"
+
+
+def _runs_out(live: Live, capacity: float, now_s: float) -> str:
+    """Say when busy days reach a capacity."""
+    if (trend := live.trend) is None:
+        return "not known without a trend"
+    level = f"busy days reach {_speed(trend.level)} now"
+    if (days := trend.days_until(capacity)) is None:
+        why = "in five years" if trend.is_clear and trend.per_week > 0 else "by any trend"
+        return f"not {why}: {level}"
+    if not days[0]:
+        return f"now: {level}"
+    expected, earliest, latest = days
+    when = datetime.fromtimestamp(now_s + expected * DAY_S, UTC).date()
+    return f"in {_days(expected)}, on {when} (in {_days(earliest)} to {_days(latest)}): {level}"
+
+
+def _days(n: float) -> str:
+    return count_text(round(n / 7), "week") if n > DAYS_IN_WORDS else count_text(round(n), "day")
+
+
+def _without_largest(live: Live, now_s: float) -> str:
+    """Say what the loss of the largest node would do."""
+    if live.largest is None or live.capacity_without_largest is None:
+        return "not known: the inventory names no nodes, or none reports its speed"
+    rest, node = live.capacity_without_largest, live.largest
+    left = f"{node.node} has {count_text(node.n_instances, 'instance')} and {node.share:.0%} of the"
+    if rest <= 0:
+        return f"{left} capacity: nothing remains"
+    return (
+        f"{left} capacity. Without it {_speed(rest)} remain, and the busiest hour takes "
+        f"{live.busiest_hour / rest:.0%} of them. Runs out then: {_runs_out(live, rest, now_s)}"
+    )
+
+
+def live_json(live: Live, *, now_s: float) -> dict[str, Any]:
+    """Return the same."""
+    trend, rest = live.trend, live.capacity_without_largest
+    found = asdict(live) | {"at_s": now_s, "capacity_without_largest": rest}
+    if trend is not None:
+        found["trend"] |= {"is_clear": trend.is_clear}
+        found["runs_out_days"] = trend.days_until(live.capacity)
+        found["runs_out_days_without_largest"] = None if rest is None else trend.days_until(rest)
+    return found
