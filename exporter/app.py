@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from exporter.canary import MAX_PATIENT, CanaryScheduler
 from exporter.connection import Bounds
-from exporter.counters import FleetCounters
+from exporter.counters import FleetCounters, TrafficCounters
 from exporter.descriptors import (
     client_connections,
     descriptor_shortage,
@@ -21,6 +21,7 @@ from exporter.descriptors import (
 )
 from exporter.errors import InputError
 from exporter.fleet_log import log_fleet
+from exporter.gateway import GatewayReader
 from exporter.instance_client import TransportConfig
 from exporter.inventory import Change, Inventory
 from exporter.landing import Landing
@@ -153,6 +154,7 @@ class Exporter:
         self._poller = Poller(
             config.poll_interval, self._poll_options, fleet_counters, self._metrics
         )
+        self._gateways = self._gateway_reader(fleet_counters)
         self._note_inventory()
         if not self._poller.knows_whole_fleet:
             log.warning(
@@ -230,6 +232,8 @@ class Exporter:
         interval_s = self._config.poll_interval
         await self._tasks.run(self._poll(), "poller")
         await self._tasks.run(self._publisher.run(interval_s), "publisher")
+        if self._gateways is not None:
+            await self._tasks.run(self._gateways.run(interval_s), "gateways")
         await self._tasks.run(self._refresh_inventory(), "inventory")
         await self._tasks.run(self._log_failures(), "failure log")
         fleet_log = log_fleet(self._poller, self._clock, self._config.log_window)
@@ -326,6 +330,23 @@ class Exporter:
             self._landing.prometheus_url = self._config.ui_prometheus_url
         elif self._prometheus is not None:
             self._prometheus.refresh_s = ui_config.refresh_s
+
+    def _gateway_reader(self, fleet_counters: FleetCounters) -> GatewayReader | None:
+        """Return what reads the gateways; one shard does, and the others count no requests."""
+        urls, shard = [*filter(None, self._config.gateway_url)], self._config.shard
+        if not urls:
+            return None
+        counters = fleet_counters.gateways = TrafficCounters()
+        if shard.index:
+            return None
+        poller = self._poller
+        return GatewayReader(
+            urls,
+            counters,
+            self._metrics,
+            self._clock,
+            nodes=lambda: {one.target.node for one in poller.scrape_targets.values()},
+        )
 
     async def _load_inventory(self) -> None:
         self._inventory = inventory_of(self._config, self._clock)

@@ -74,6 +74,7 @@ class Config:
     canary_concurrency: int
     canary_tokens: int
     canary_prompt: str
+    gateway_url: tuple[str, ...]
     shard: Shard
     metrics_per_instance: bool | None
     metrics_hardware_label: str

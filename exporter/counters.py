@@ -430,8 +430,8 @@ MAX_ERROR_PAIRS = 5000
 """Of model and error type: 50 models may have errors of all types."""
 
 
-class FleetCounters:
-    """Running totals; each only ever grows."""
+class TrafficCounters:
+    """Running totals of requests, tokens and errors; each only ever grows."""
 
     def __init__(self) -> None:
         self.generated_tokens: dict[str, float] = {}
@@ -446,13 +446,9 @@ class FleetCounters:
         self.queue_time = MergedHistograms()
         self._recent_bounds = RecentBounds()
         self.failed_requests: dict[str, float] = {}
-        """By model, of the instances that report durations."""
-        self.model_loads: dict[str, float] = {}
-        """By model, as `model_unloads`."""
-        self.model_unloads: dict[str, float] = {}
-        self.restarts = 0
-        self.canary: CanaryCounters | None = None
-        """None while no canaries are sent."""
+        """By model, of those that report durations."""
+        self.is_stale = False
+        """Whether what counts has not been read for so long that the totals would mislead."""
 
     @property
     def requests(self) -> dict[str, float]:
@@ -469,7 +465,7 @@ class FleetCounters:
         return self._recent_bounds.update(q, self.durations.by_layout, now_s)
 
     def record(self, node: str, model: str, delta: Delta) -> None:
-        """Add what one instance did since its last poll."""
+        """Add what one instance did since its last poll, or a gateway since it was last read."""
         if delta.generated_tokens is not None:
             _add(self.generated_tokens, model, delta.generated_tokens, MAX_MODELS)
         for kind, count in delta.errors:
@@ -480,10 +476,6 @@ class FleetCounters:
         if delta.failed_requests:
             counted_as = bounded(model, self.durations.by_model, MAX_MODELS)
             _add(self.failed_requests, counted_as, delta.failed_requests, MAX_MODELS)
-        for model_changed, change in delta.model_changes:
-            _add(self.model_loads, model_changed, max(change, 0), MAX_MODELS)
-            _add(self.model_unloads, model_changed, max(-change, 0), MAX_MODELS)
-        self.restarts += delta.n_restarts
 
     def _record_errors(self, node: str, model: str, kind: str, count: float) -> None:
         counted_as = bounded(kind, self._error_types, MAX_FLEET_ERROR_TYPES)
@@ -500,6 +492,34 @@ class FleetCounters:
         gone = [key for key in self.node_errors if key[0] not in present]
         for key in gone:
             del self.node_errors[key]
+
+
+class FleetCounters(TrafficCounters):
+    """What instances count, and what is counted of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model_loads: dict[str, float] = {}
+        """By model, as `model_unloads`."""
+        self.model_unloads: dict[str, float] = {}
+        self.restarts = 0
+        self.canary: CanaryCounters | None = None
+        """None while no canaries are sent."""
+        self.gateways: TrafficCounters | None = None
+        """What gateways count, in place of what instances do; None where none is read."""
+
+    @property
+    def traffic(self) -> TrafficCounters:
+        """Return what counts the requests."""
+        return self if self.gateways is None else self.gateways
+
+    def record(self, node: str, model: str, delta: Delta) -> None:
+        """Add what one instance did since its last poll."""
+        super().record(node, model, delta)
+        for model_changed, change in delta.model_changes:
+            _add(self.model_loads, model_changed, max(change, 0), MAX_MODELS)
+            _add(self.model_unloads, model_changed, max(-change, 0), MAX_MODELS)
+        self.restarts += delta.n_restarts
 
 
 def _add(totals: dict[str, float], name: str, amount: float, limit: int) -> str:

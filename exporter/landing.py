@@ -13,6 +13,7 @@ from exporter.model import Condition, Status
 from exporter.page import page
 from exporter.status import FAILING, NOT_EXPECTED
 from exporter.steps import run_in_steps
+from ollama_fleet import upstreams
 from ollama_fleet.durations import duration_text
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ PATHS = {
     METRICS: "exposition that Prometheus scrapes",
     "/instances": "every instance with its last outcome, conditions and models, as JSON; "
     "?status=unhealthy&condition=on_cpu&node=…&model=… filters",
+    upstreams.PATH: "the healthy instances with their models, for gateways, as JSON",
     "/runbooks/": "what to do when an alert fires",
     "/config": "settings in force and where each was set, as JSON",
     "/-/healthy": "200 while the process runs",

@@ -85,12 +85,18 @@ class SelfMetrics:
         self.requests_refused = {reason: refused.labels(reason) for reason in Refusal}
         self.responses_aborted = self._counter(catalogue.EXPORTER_WEB_RESPONSES_ABORTED)
         self.connections_closed = self._counter(catalogue.EXPORTER_WEB_CONNECTIONS_CLOSED)
+        self._gateway_up = self._gauge(catalogue.EXPORTER_GATEWAY_UP)
+        self._gateway_success = self._gauge(catalogue.EXPORTER_GATEWAY_LAST_SUCCESS)
         self._upstreams = self._gauge(catalogue.EXPORTER_UPSTREAMS)
         left_out = self._gauge(catalogue.EXPORTER_UPSTREAMS_LEFT_OUT)
         self._left_out = {reason: left_out.labels(reason) for reason in LeftOut}
         self._source_instances = self._gauge(catalogue.EXPORTER_INVENTORY_INSTANCES)
         self._source_success = self._gauge(catalogue.EXPORTER_INVENTORY_LAST_SUCCESS)
         self._source_is_good = self._gauge(catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL)
+
+    def gateway(self, url: str) -> tuple[Gauge, Gauge]:
+        """Return whether a gateway was read last time, and when it was last."""
+        return self._gateway_up.labels(url), self._gateway_success.labels(url)
 
     def set_upstreams(self, n_listed: int, left_out: Mapping[LeftOut, int]) -> None:
         """Publish how many instances the upstream list has, and how many it has not, by reason."""

@@ -152,6 +152,11 @@ def prometheus_url(text: str) -> str:
     return base_url(text.strip(), example="http://127.0.0.1:9090") if text.strip() else ""
 
 
+def gateway_url(text: str) -> str:
+    """Return the base URL of a gateway, without a slash at its end; empty for none."""
+    return base_url(text.strip(), example="http://127.0.0.1:11431") if text.strip() else ""
+
+
 SETTINGS = (
     Setting(
         "inventory",
@@ -328,6 +333,17 @@ SETTINGS = (
         "Prompt of the canaries.",
         canary_prompt,
         "TEXT",
+    ),
+    Setting(
+        "gateway.url",
+        "",
+        "Base URL of a gateway's ops listener, such as http://127.0.0.1:11431. Requests, their "
+        "durations, errors and tokens are then those that the gateways count, never those of the "
+        "instances. Shard 0 reads them for the whole fleet. Repeatable.",
+        gateway_url,
+        "URL",
+        is_repeatable=True,
+        needs_restart=True,
     ),
     Setting(
         "shard",

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from exporter.conditions import is_on_cpu
-from exporter.counters import MAX_ERROR_PAIRS, MAX_MODELS, OTHER, CounterState, bounded, speed_now
+from exporter.counters import (
+    MAX_ERROR_PAIRS,
+    MAX_MODELS,
+    OTHER,
+    CounterState,
+    TrafficCounters,
+    bounded,
+    speed_now,
+)
 from exporter.model import (
     CanaryState,
     Condition,
@@ -342,6 +350,9 @@ class Aggregation:
         speeds = {key: sum(some) for key, some in nodes.items()}
         measured = {key: len(some) for key, some in nodes.items()}
         spreads = self._spreads(names, nodes)
+        traffic = fleet_counters.traffic
+        if traffic.is_stale:
+            traffic = TrafficCounters()
         return Fleet(
             instances=dict.fromkeys(Status, 0) | _totals((status, n) for (_, status), n in counts),
             recently_failed_instances=self._n_recently_failed,
@@ -361,15 +372,15 @@ class Aggregation:
                 self._hardware,
             ),
             node_started_instances={(node,): n for node, n in self._node_started.items()},
-            generated_tokens=dict(fleet_counters.generated_tokens),
-            errors=_with_zeros(fleet_counters.errors, names.values()),
-            node_errors=dict(fleet_counters.node_errors),
-            durations=dict(fleet_counters.durations.by_model),
-            time_to_first_token=dict(fleet_counters.time_to_first_token.by_model),
-            queue_time=dict(fleet_counters.queue_time.by_model),
-            latency_p99_bounds=_named(fleet_counters.latency_bounds(QUANTILE, self._now_s)),
-            requests=fleet_counters.requests,
-            request_errors=fleet_counters.request_errors,
+            generated_tokens=dict(traffic.generated_tokens),
+            errors=_with_zeros(traffic.errors, names.values()),
+            node_errors=dict(traffic.node_errors),
+            durations=dict(traffic.durations.by_model),
+            time_to_first_token=dict(traffic.time_to_first_token.by_model),
+            queue_time=dict(traffic.queue_time.by_model),
+            latency_p99_bounds=_named(traffic.latency_bounds(QUANTILE, self._now_s)),
+            requests=traffic.requests,
+            request_errors=traffic.request_errors,
             requests_queued=_totals((names[model], n) for model, n in self._queued.items()),
             engine_instances=_common_versions(
                 _totals(((engine, version), n) for (_, _, engine, version), n in kinds)

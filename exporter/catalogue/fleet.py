@@ -111,28 +111,30 @@ FLEET_REQUEST_LATENCY_P99_BOUND = Series(
 FLEET_GENERATED_TOKENS = Series(
     "ollama_fleet_generated_tokens_total",
     Kind.COUNTER,
-    "Tokens generated since this exporter started. Restarts of instances do not reset it.",
+    "Tokens generated since this exporter started. Restarts of instances do not reset it. With "
+    "gateway.url, tokens in the answers that passed the gateways.",
     (*SHARD, "model"),
 )
 FLEET_ERRORS = Series(
     "ollama_fleet_errors_total",
     Kind.COUNTER,
-    "Failed requests reported by instances since this exporter started.",
+    "Failed requests reported by instances since this exporter started. With gateway.url, requests "
+    "that the gateways answered with a status of 5xx, as error_type 5xx.",
     (*SHARD, "model", "error_type"),
 )
 FLEET_REQUEST_DURATION = Series(
     "ollama_fleet_request_duration_seconds",
     Kind.HISTOGRAM,
-    "Request duration, merged from instances that report a histogram. It has the buckets of all of "
-    "them. Where an instance lacks a bucket, its requests count in its next higher one, so no "
-    "quantile is too low.",
+    "Request duration, merged from instances that report a histogram, or with gateway.url from the "
+    "gateways. It has the buckets of all of them. Where one lacks a bucket, its requests count in "
+    "its next higher one, so no quantile is too low.",
     (*SHARD, "model"),
 )
 FLEET_REQUESTS = Series(
     "ollama_fleet_requests_total",
     Kind.COUNTER,
-    "Finished requests, failed ones included, of instances that report a duration histogram; the "
-    "count of ollama_fleet_request_duration_seconds.",
+    "Finished requests, failed ones included, of instances that report a duration histogram, or "
+    "with gateway.url of the gateways; the count of ollama_fleet_request_duration_seconds.",
     (*SHARD, "model"),
 )
 FLEET_REQUEST_ERRORS = Series(
@@ -145,13 +147,15 @@ FLEET_REQUEST_ERRORS = Series(
 FLEET_TIME_TO_FIRST_TOKEN = Series(
     "ollama_fleet_time_to_first_token_seconds",
     Kind.HISTOGRAM,
-    "Time from a request to its first token, merged from instances that report it.",
+    "Time from a request to its first token, merged from instances that report it, or with "
+    "gateway.url from the gateways, of streamed answers.",
     (*SHARD, "model"),
 )
 FLEET_QUEUE_TIME = Series(
     "ollama_fleet_queue_time_seconds",
     Kind.HISTOGRAM,
-    "Time that a request waits in the queue of its instance, merged from instances that report it.",
+    "Time that a request waits in the queue of its instance, merged from instances that report it, "
+    "or with gateway.url in the gateways.",
     (*SHARD, "model"),
 )
 FLEET_MODEL_LOADS = Series(
@@ -328,6 +332,7 @@ NODE_STARTED_INSTANCES = Series(
 NODE_ERRORS = Series(
     "ollama_node_errors_total",
     Kind.COUNTER,
-    "Failed requests reported by a node's instances since this exporter started.",
+    "Failed requests reported by a node's instances since this exporter started. With gateway.url, "
+    "as in ollama_fleet_errors_total.",
     (*SHARD, "node", "error_type"),
 )

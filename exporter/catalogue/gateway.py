@@ -9,25 +9,26 @@ OF_NODE = ("model", "node")
 GATEWAY_REQUEST_DURATION = Series(
     "ollama_gateway_request_duration_seconds",
     Kind.HISTOGRAM,
-    "Duration of requests that an instance answered, from arrival at the gateway to the last byte.",
+    "Duration of requests that an instance took, from arrival at the gateway to the last byte.",
     OF_NODE,
 )
 GATEWAY_TIME_TO_FIRST_TOKEN = Series(
     "ollama_gateway_time_to_first_token_seconds",
     Kind.HISTOGRAM,
-    "Time from the arrival of a request at the gateway to the first byte of its answer.",
+    "Time from the arrival of a request at the gateway to the first byte of a streamed answer.",
     OF_NODE,
 )
 GATEWAY_QUEUE_TIME = Series(
     "ollama_gateway_queue_time_seconds",
     Kind.HISTOGRAM,
-    "Time that a request waits in the gateway until an instance takes it.",
+    "Time that a request waits in the gateway for a free instance.",
     ("model",),
 )
 GATEWAY_REQUESTS = Series(
     "ollama_gateway_requests_total",
     Kind.COUNTER,
-    "Requests that an instance answered, by status code. 499: the client left before the end.",
+    "Requests that an instance took, by status code. 499: the client left. 502: also an answer "
+    "that broke off.",
     (*OF_NODE, "code"),
 )
 GATEWAY_GENERATED_TOKENS = Series(
@@ -60,7 +61,7 @@ GATEWAY_REJECTED = Series(
 GATEWAY_RETRIES = Series(
     "ollama_gateway_retries_total",
     Kind.COUNTER,
-    "Tries at another instance, by the reason why the one before failed.",
+    "Tries of a further instance, by what was wrong with the one before.",
     ("reason",),
 )
 GATEWAY_UPSTREAMS = Series(
@@ -87,7 +88,7 @@ GATEWAY_UPSTREAMS_REFUSED = Series(
 GATEWAY_REQUESTS_IN_FLIGHT = Series(
     "ollama_gateway_requests_in_flight",
     Kind.GAUGE,
-    "Requests that instances are answering.",
+    "Requests that the gateway has not answered yet.",
 )
 GATEWAY_DEVELOPER_TOKENS = Series(
     "ollama_gateway_developer_tokens_total",

@@ -100,6 +100,19 @@ EXPORTER_WEB_CONNECTIONS_CLOSED = Series(
     Kind.COUNTER,
     "HTTP connections closed because web.max-connections were open.",
 )
+EXPORTER_GATEWAY_UP = Series(
+    "ollama_exporter_gateway_up",
+    Kind.GAUGE,
+    "1 if the last read of a gateway's /metrics succeeded, else 0. gateway: its gateway.url.",
+    ("gateway",),
+)
+EXPORTER_GATEWAY_LAST_SUCCESS = Series(
+    "ollama_exporter_gateway_last_success_timestamp_seconds",
+    Kind.GAUGE,
+    "Time of the last successful read of a gateway's /metrics, in seconds since 1970 UTC; 0 for "
+    "never.",
+    ("gateway",),
+)
 EXPORTER_UPSTREAMS = Series(
     "ollama_exporter_upstreams",
     Kind.GAUGE,

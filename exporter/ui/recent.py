@@ -83,12 +83,12 @@ class RecentHistory:
         return p99s_s
 
     def _times(self) -> dict[catalogue.Series, Histogram]:
-        counters = self._fleet_counters
+        traffic, canary = self._fleet_counters.traffic, self._fleet_counters.canary
         merged = {
-            catalogue.FLEET_REQUEST_DURATION: counters.durations,
-            catalogue.FLEET_TIME_TO_FIRST_TOKEN: counters.time_to_first_token,
-            catalogue.FLEET_QUEUE_TIME: counters.queue_time,
-            **({} if counters.canary is None else counters.canary.times),
+            catalogue.FLEET_REQUEST_DURATION: traffic.durations,
+            catalogue.FLEET_TIME_TO_FIRST_TOKEN: traffic.time_to_first_token,
+            catalogue.FLEET_QUEUE_TIME: traffic.queue_time,
+            **({} if canary is None else canary.times),
         }
         return {series: some.total() for series, some in merged.items()}
 

@@ -26,6 +26,7 @@ from exporter.descriptors import RESERVE, raise_limit
 from exporter.errors import ExporterError, SourceError
 from ollama_fleet.clock import SystemClock
 from tests.exporter.fetching import fetch
+from tests.exporter.gateways import Counted, page
 from tests.exporter.servers import Handler, answering, hanging, saying, serving
 from tests.ports import free_port
 from tests.waiting import eventually
@@ -194,6 +195,24 @@ async def test_nodes_are_compared_by_the_label_of_the_inventory_that_names_their
             await pages.until_values(catalogue.NODE_MEASURED_INSTANCES, 4 * [1.0])
             expected = n_compared * [42.0]
             assert expected == await pages.values(catalogue.NODE_PEERS_TOKENS_PER_SECOND)
+
+
+async def test_gateways_count_for_shard_0_and_no_other(fleet: Fleet) -> None:
+    reporting = {**FLEET, "/api/metrics": b'{"error_count":0,"generated_tokens_total":5}'}
+    bodies = {"/metrics": page({})}
+    async with serving(answering(reporting)) as port, serving(answering(bodies)) as gateway:
+        fleet.write_list("a", "b", "c", "d", port=port)
+        settings = {"gateway__url": f"http://127.0.0.1:{gateway}"}
+        async with running(config(fleet.path, shard="0/2", **settings)) as first:
+            async with running(config(fleet.path, shard="1/2", **settings)) as second:
+                await first.until_values(catalogue.EXPORTER_GATEWAY_UP, [1.0])
+                bodies["/metrics"] = page({("m", "n1"): Counted({"200": 3}, (3, 0, 0), 60)})
+                await first.until_values(catalogue.FLEET_GENERATED_TOKENS, [60.0])
+                requests = await first.values(catalogue.FLEET_REQUESTS)
+                await second.until_values(catalogue.EXPORTER_SHARDS, [2.0])
+                elsewhere = await second.values(catalogue.FLEET_GENERATED_TOKENS)
+
+    assert ([3.0], []) == (requests, elsewhere)
 
 
 async def test_shards_divide_the_fleet(fleet: Fleet, port: int) -> None:

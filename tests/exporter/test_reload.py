@@ -235,6 +235,7 @@ def test_settings_that_need_a_restart_are_named_each() -> None:
     after = config(
         inventory="b.yml",
         shard="0/2",
+        gateway__url="http://127.0.0.1:11431",
         poll__max_body_bytes="9",
         poll__insecure_skip_verify="true",
         metrics__latency_unit="milliseconds",

@@ -48,6 +48,7 @@ def test_the_registry_holds_the_catalogues_series_and_no_others(metrics: SelfMet
 @pytest.mark.parametrize("series", EXPORTER_SERIES, ids=lambda series: series.name)
 def test_a_series_is_what_the_catalogue_says(series: Series, metrics: SelfMetrics) -> None:
     metrics.set_sources([state("fleet.yml")])
+    metrics.gateway("http://127.0.0.1:11431")
     metric = families(metrics)[series.family]
 
     assert (series.kind, series.help) == (metric.type, metric.documentation)

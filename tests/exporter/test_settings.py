@@ -57,7 +57,19 @@ def test_a_canarys_prompt_is_short_and_not_empty(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "/", "metrics", "/a b", "/metrics/", "/m?x=1", "/fleet", "/-/ready", "/config"]
+    "text",
+    [
+        "",
+        "/",
+        "metrics",
+        "/a b",
+        "/metrics/",
+        "/m?x=1",
+        "/fleet",
+        "/-/ready",
+        "/config",
+        "/upstreams",
+    ],
 )
 def test_a_telemetry_path_is_a_path_that_nothing_else_has(text: str) -> None:
     assert ["/m", "/fleet-metrics"] == [telemetry_path("/m"), telemetry_path("/fleet-metrics")]

@@ -333,7 +333,7 @@ class Links(HTMLParser):
 
 
 async def test_the_landing_page_links_to_every_page() -> None:
-    async with site() as pages:
+    async with polled_site() as pages:
         await pages.publish()
         answer = await pages.get("/")
 
