@@ -39,6 +39,9 @@ COMMANDS = {
         "dashboards.cli:dashboards", "Build Grafana dashboards and push them.", "dashboards"
     ),
     "exporter": Part("exporter.cli:exporter", "Poll a fleet and publish it to Prometheus."),
+    "gateway": Part(
+        "provisioning.gateway.cli:gateway", "Route requests to the instances.", "gateway"
+    ),
     "instances": Part(
         "provisioning.cli.instances:instances",
         "See and change the instances of a fleet.",

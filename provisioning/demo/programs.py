@@ -15,6 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from provisioning.demo.errors import ProgramError
+from provisioning.gateway import nginx
+from provisioning.gateway.errors import GatewayError
+from provisioning.gateway.nginx import DEBIAN_PACKAGES, Nginx
 
 DIR_VARIABLE = "OLLAMA_FLEET_PROGRAMS_DIR"
 SYSTEM_DIRS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -98,6 +101,22 @@ def fetch_package(package: str, programs_dir: Path, *, say: Say) -> Path:
         if not (programs_dir / package).exists():
             say(f"fetching the package {package} into {programs_dir}")
         return _fetch_package(package, programs_dir)
+
+
+def locate_gateway(programs_dir: Path, *, say: Say) -> Nginx:
+    """Return an nginx with its Lua module: the system's, or fetched packages.
+
+    Raises:
+        ProgramError: It could not be fetched.
+    """
+    try:
+        return nginx.installed()
+    except GatewayError:
+        folders = {name: fetch_package(name, programs_dir, say=say) for name in DEBIAN_PACKAGES}
+    try:
+        return nginx.of_folders(folders)
+    except GatewayError as error:
+        raise ProgramError(str(error)) from error
 
 
 @contextmanager

@@ -1,0 +1,6 @@
+-- Tokens by developer and day.
+local _M = {}
+
+function _M.start() end
+
+return _M
