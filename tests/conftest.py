@@ -58,6 +58,7 @@ SLOW = (
     "tests/exporter/test_responses",
     "tests/exporter/test_web",
     "tests/exporter/ui/test_handlers",
+    "tests/load/test_load",
     "tests/provisioning/api/test_routes",
     "tests/provisioning/cli/",
     "tests/provisioning/demo/",

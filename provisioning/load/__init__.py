@@ -1,0 +1,1 @@
+"""Put load on a fleet as its developers do, and judge what they see."""

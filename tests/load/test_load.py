@@ -1,0 +1,250 @@
+"""The real command, against simulated fleets, a real LLM server, and servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import itertools
+import json
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from click.testing import CliRunner
+
+from ollama_fleet.cli import main
+from provisioning.simulator.app import running_fleet
+from provisioning.simulator.spec import FleetSpec, Mode
+from tests.conftest import StartLlamaServer
+from tests.load.running import COMMAND, QUICKLY, load, reported, serving, write_instances
+from tests.ports import free_port
+
+WHOLE = {"model": "m:1", "response": "a", "done": True, "eval_count": 2}
+
+
+async def whole(_request: web.Request) -> web.StreamResponse:
+    return web.json_response(WHOLE)
+
+
+def through(url: str) -> tuple[str, ...]:
+    return "--gateway", url, "--model", "m:1"
+
+
+async def test_users_ask_as_the_article_s_do(tmp_path: Path) -> None:
+    asked = Counter[str]()
+    bodies, keys = list[dict[str, object]](), set[str]()
+
+    async def text(request: web.Request) -> web.StreamResponse:
+        asked[request.path] += 1
+        bodies.append(await request.json())
+        keys.add(request.headers["Authorization"])
+        return web.json_response(WHOLE)
+
+    async def health(request: web.Request) -> web.StreamResponse:
+        asked["health"] += 1
+        return web.json_response({})
+
+    key_file = tmp_path / "keys"
+    key_file.write_text("# mine\nsecret-1\nsecret-2\n")
+    async with serving(text, health) as url:
+        report = await reported(*through(url), f"--key-file={key_file}", "--tokens=5", "--wait=0")
+
+    assert report["text"]["n"] == asked["/api/generate"] + asked["/api/chat"] > 200
+    assert 2 < asked["/api/generate"] / asked["/api/chat"] < 4.5
+    assert 0.5 < asked["health"] / asked["/api/chat"] < 2
+    assert all({"num_predict": 5} == body["options"] for body in bodies)
+    assert {"Bearer secret-1", "Bearer secret-2"} == keys
+    assert report["generated_tokens"] == 2 * report["text"]["n"]
+    assert ({}, True) == (report["failures"], report["met"])
+
+
+async def test_failures_are_counted_by_kind() -> None:
+    async def bad(request: web.Request) -> web.StreamResponse:
+        turn = next(turns)
+        if turn == "timeout":
+            await asyncio.sleep(2)
+        if turn == "closed":
+            assert request.transport is not None
+            request.transport.abort()
+        return answers.get(turn, web.json_response)(WHOLE)  # type: ignore[operator]
+
+    def said(status: int = 200, **fields: object) -> object:
+        return lambda whole: web.json_response({**whole, **fields}, status=status)
+
+    answers = {
+        "http_4xx": said(404),
+        "http_5xx": said(503),
+        "invalid": lambda _: web.Response(body=b"<html>"),
+        "error": said(error="no"),
+        "incomplete": said(done=False),
+        "empty": said(response=""),
+        "wrong_model": said(model="m:2"),
+    }
+    kinds = (*answers, "timeout", "closed")
+    turns = itertools.cycle(kinds)
+    async with serving(bad) as url:
+        report = await reported(*through(url), "--timeout=500ms", "--run-time=3s")
+
+    assert {*kinds} == {*report["failures"]}
+    assert report["text"]["n"] == report["text"]["n_failed"] == sum(report["failures"].values())
+    assert not report["met"]
+
+
+async def test_what_a_gateway_rejects_is_no_failure_and_waits_as_long_as_it_says() -> None:
+    async def full(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=429, headers={"Retry-After": "100"})
+
+    async with serving(full, full) as url:
+        report = await reported(*through(url), "--slo.rejected=10%")
+
+    assert (4, {}, 0) == (report["rejected"], report["failures"], report["text"]["n"])
+    assert 1.0 == report["rejected_ratio"]
+
+
+async def test_an_instance_that_fails_is_swapped_for_another(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.json"
+    spec = FleetSpec(n_instances=40, n_nodes=2, mode=Mode.OLLAMA, time_scale=0.01)
+    async with running_fleet(spec) as fleet:
+        path.write_text(json.dumps(fleet.inventory))
+        fleet.inject("kill", node="node-001", count=10)
+        fleet.inject("hang", node="node-001", count=5)
+        report = await reported(
+            "--instances", path, "--users=40", "--timeout=300ms", "--run-time=3s"
+        )
+
+    assert 10 <= report["swapped"] == sum(report["failures"].values())
+    assert report["failures"].keys() <= {"refused", "closed", "timeout", "http_5xx"}
+    assert report["text"]["n"] > 10 * report["swapped"]
+
+
+async def test_reports_of_locust_have_the_same_numbers(tmp_path: Path) -> None:
+    async with serving(whole) as url:
+        report = await reported(
+            *through(url), f"--html={tmp_path}/report.html", f"--csv={tmp_path}/load"
+        )
+
+    with (tmp_path / "load_stats.csv").open() as file:
+        rows = {row["Name"]: row for row in csv.DictReader(file)}
+    for one in report["requests"]:
+        assert one["n"] == int(rows[one["name"]]["Request Count"])
+    assert "/api/generate" in (tmp_path / "report.html").read_text()
+
+
+async def test_workers_share_the_users_and_every_request_is_counted_once() -> None:
+    n_asked = itertools.count()
+
+    async def count(request: web.Request) -> web.StreamResponse:
+        next(n_asked)
+        return web.json_response(WHOLE)
+
+    async with serving(count) as url:
+        report = await reported(*through(url), "--workers=2", "--users=6", "--run-time=2s")
+
+    assert next(n_asked) == report["text"]["n"] > 0
+    assert report["generated_tokens"] == 2 * report["text"]["n"]
+
+
+async def test_workers_of_other_machines_need_the_master_s_address_only() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    async with serving(whole) as url:
+        master = asyncio.create_task(
+            reported(*through(url), f"--master={address}", "--expect-workers=1")
+        )
+        worker = await load(f"--worker-of={address}")
+        report = await master
+
+    assert (0, "") == (worker.status, worker.errors)
+    assert report["text"]["n"] > 0
+
+
+async def test_a_worker_that_cannot_begin_says_why_at_the_master(tmp_path: Path) -> None:
+    ended = await load(*through("http://127.0.0.1:1"), "--key-file=missing", "--workers=1")
+
+    assert 2 == ended.status
+    assert "a worker cannot begin: --key-file missing: does not exist" in ended.errors
+
+
+async def test_the_exit_status_and_one_closing_line_tell_whether_the_level_is_met() -> None:
+    async with serving(whole) as url:
+        met = await load(*QUICKLY, *through(url))
+        missed = await load(*QUICKLY, *through(url), "--slo.p99=1ms", "--slo.failures=0%")
+
+    assert (0, "") == (met.status, met.errors)  # nothing of progress in a pipe
+    assert met.said.splitlines()[-1].startswith("met the service level: p99 ")
+    assert 1 == missed.status
+    assert missed.said.splitlines()[-1].startswith("MISSED the service level: p99 ")
+
+
+async def test_ctrl_c_ends_a_test_early_and_reports_what_there_is() -> None:
+    n_asked = itertools.count(1)
+    begun = asyncio.Event()
+
+    async def count(request: web.Request) -> web.StreamResponse:
+        if next(n_asked) > 5:
+            begun.set()
+        return web.json_response(WHOLE)
+
+    async with serving(count) as url:
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, *through(url), "--run-time=1h", stdout=asyncio.subprocess.PIPE
+        )
+        await begun.wait()
+        process.send_signal(signal.SIGINT)
+        said, _ = await process.communicate()
+
+    assert 0 == process.returncode
+    assert b"met the service level" in said
+
+
+async def test_streams_of_a_real_server_are_whole_and_have_a_first_token(
+    start_llama_server: StartLlamaServer, tmp_path: Path
+) -> None:
+    server = await start_llama_server(alias="tiny")
+    instances = write_instances(
+        tmp_path / "fleet.json", server.url, model="tiny", engine="llamacpp"
+    )
+
+    plain, streamed = [
+        await reported("--instances", instances, "--api=openai", *options)
+        for options in ((), ("--stream",))
+    ]
+
+    assert ({}, {}) == (plain["failures"], streamed["failures"])
+    assert 8 * streamed["text"]["n"] == streamed["generated_tokens"] > 0
+    assert 0 < streamed["first_token_p50_s"] <= streamed["text"]["p50_s"]
+    assert plain["first_token_p50_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), "give --instances or --gateway"),
+        (("--gateway=http://a", "--instances=b"), "give --instances or --gateway"),
+        (("--gateway=http://a",), "--gateway needs --model"),
+        (("--gateway=http://u:p@a",), "use --key-file"),
+        (("--instances=ftp://a",), "or give a file"),
+        (("--instances=missing.json",), "cannot read instances from missing.json"),
+        ((*through("http://a"), "--spawn-rate=0"), "no rate above 0"),
+        ((*through("http://a"), "--wait=2s-1s"), "the shorter wait comes first"),
+        ((*through("http://a"), "--slo.failures=2"), "must be a share"),
+        ((*through("http://a"), "--prompt-file=missing"), "--prompt-file missing: does not exist"),
+        ((*through("http://a"), "--key-file=missing"), "--key-file missing: does not exist"),
+        (("--worker-of=nowhere",), "must be HOST:PORT"),
+    ],
+)
+async def test_what_cannot_run_is_refused_in_words(options: tuple[str, ...], expected: str) -> None:
+    ended = await load(*options)
+
+    assert (2, "") == (ended.status, ended.said)
+    assert expected in " ".join(ended.errors.split())
+
+
+def test_help_patches_nothing() -> None:
+    """Locust changes sockets and threads of a process, which only a running load test may be."""
+    CliRunner().invoke(main, ["load", "--help"])
+
+    assert "locust" not in sys.modules
+    assert "gevent" not in sys.modules
