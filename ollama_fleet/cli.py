@@ -47,7 +47,9 @@ COMMANDS = {
         "See and change the instances of a fleet.",
         "provisioner",
     ),
-    "load": Part("provisioning.load.cli:load", "Put load on a fleet and judge it by a service level.", "load"),
+    "load": Part(
+        "provisioning.load.cli:load", "Put load on a fleet and judge it by a service level.", "load"
+    ),
     "provisioner": Part(
         "provisioning.cli.provisioner:provisioner",
         "Create, watch, rotate and replace instances.",

@@ -45,6 +45,7 @@ from provisioning.cli.settings import OPTIONS
 from provisioning.cli.setup import CLIENT_DIR, STATE_DIR, USER, provisioner_unit
 from provisioning.demo.cli import up
 from provisioning.demo.observers import PROVISIONER_JOB
+from provisioning.load.cli import load
 from provisioning.metrics import Metrics
 from provisioning.runtime import node_setup
 from provisioning.runtime.containerd import containers
@@ -204,7 +205,7 @@ def test_every_command_and_make_target_that_is_named_exists() -> None:
 
 def test_every_option_that_is_named_exists() -> None:
     groups = (alerts, capacity, dashboards, exporter, instances, provisioner)
-    commands = (simulate, up, *(one for group in groups for one in group.commands.values()))
+    commands = (load, simulate, up, *(one for group in groups for one in group.commands.values()))
     known = {
         *(setting.option for setting in SETTINGS),
         *(
