@@ -58,6 +58,11 @@ COMMANDS = {
     "simulate": Part(
         "provisioning.simulator.cli:simulate", "Run a fleet of simulated LLM servers."
     ),
+    "warehouse": Part(
+        "exporter.warehouse.cli:warehouse",
+        "Export hourly roll-ups as Parquet, and find trends and causes in them.",
+        "warehouse",
+    ),
     "up": Part(
         "provisioning.demo.cli:up", "Run a whole fleet and its observers on this machine.", "demo"
     ),

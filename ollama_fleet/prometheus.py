@@ -150,13 +150,15 @@ class PrometheusClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def query(self, expression: str) -> Result:
-        """Return the result of an instant query.
+    async def query(self, expression: str, *, at_s: float | None = None) -> Result:
+        """Return the result of an instant query, now or at a moment of the past.
 
         Raises:
             PrometheusError: There is none.
         """
-        body = await self._get("query", {"query": expression, "stats": "true"}, _QueryBody)
+        moment = {} if at_s is None else {"time": f"{at_s:.3f}"}
+        form = {"query": expression, "stats": "true", **moment}
+        body = await self._get("query", form, _QueryBody)
         return body.data
 
     async def query_range(

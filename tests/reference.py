@@ -17,6 +17,7 @@ from dashboards.settings import DashboardSettings
 from exporter import catalogue
 from exporter.engines import ENGINES
 from exporter.settings import SETTINGS
+from exporter.warehouse import schema
 from ollama_fleet.cli import COMMANDS, LazyGroup
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.durations import duration_text
@@ -39,6 +40,7 @@ def pages() -> Mapping[str, str]:
         "dashboards.md": _page("Dashboards", _dashboards()),
         "engines.md": _page("Engines", _engines()),
         "commands.md": _page("Commands", _commands()),
+        "warehouse.md": _page("Tables of the warehouse", _warehouse()),
         "api.md": _page("The provisioner's API", _api()),
     }
 
@@ -230,6 +232,16 @@ def _dashboards() -> Iterator[str]:
             for board in boards(DashboardSettings())
         ),
     )
+
+
+def _warehouse() -> Iterator[str]:
+    yield from (f"Schema version {schema.VERSION}, in each file's metadata.", "")
+    for one in schema.TABLES:
+        yield from (f"## {one.name}", "", f"{one.meaning.capitalize()}.", "")
+        yield from _table(
+            ("column", "type", "meaning"),
+            ([_code(c.name), _code(c.type), c.meaning] for c in one.columns),
+        )
 
 
 IN_SETTINGS = {"ollama-fleet exporter", "ollama-fleet provisioner run"}

@@ -33,6 +33,7 @@ from exporter.landing import PATHS
 from exporter.model import Outcome, Target
 from exporter.settings import SETTINGS
 from exporter.status import NOT_EXPECTED, polled_status
+from exporter.warehouse.cli import warehouse
 from ollama_fleet.cli import COMMANDS
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.durations import duration_text
@@ -204,7 +205,7 @@ def test_every_command_and_make_target_that_is_named_exists() -> None:
 
 
 def test_every_option_that_is_named_exists() -> None:
-    groups = (alerts, capacity, dashboards, exporter, instances, provisioner)
+    groups = (alerts, capacity, dashboards, exporter, instances, provisioner, warehouse)
     commands = (load, simulate, up, *(one for group in groups for one in group.commands.values()))
     known = {
         *(setting.option for setting in SETTINGS),

@@ -1,0 +1,195 @@
+"""The commands `ollama-fleet warehouse …`: export hourly roll-ups, see trends, explain outliers.
+
+Data goes to stdout, words to stderr. Exit status: 0 all well; 1 the warehouse cannot be read or
+written; 2 wrong options, or a Prometheus that cannot be asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from exporter.warehouse.errors import SourceError, WarehouseError
+from exporter.warehouse.export import (
+    MAX_BODY_BYTES,
+    MAX_SINCE_S,
+    TIMEOUT_S,
+    Export,
+    Exported,
+    Span,
+)
+from exporter.warehouse.rollups import HOUR_S, Naming
+from exporter.warehouse.storage import Warehouse
+from ollama_fleet import logs
+from ollama_fleet.options import Duration
+from ollama_fleet.prometheus import PrometheusClient
+from ollama_fleet.tables import count_text
+
+log = logging.getLogger("exporter.warehouse")
+
+NAMING = Naming()
+Command = Callable[..., None]
+
+
+class _CannotAsk(click.ClickException):
+    """Prometheus gave no answer."""
+
+    exit_code = 2
+
+
+class _Group(click.Group):
+    """Turns our errors into click's, for every command alike."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except WarehouseError as error:
+            kind = _CannotAsk if isinstance(error, SourceError) else click.ClickException
+            raise kind(str(error)) from error
+
+
+def warehouse_options(command: Command) -> Command:
+    """Give a command the options that say where the warehouse is."""
+    place = click.option(
+        "--warehouse",
+        "place",
+        default="warehouse",
+        show_default=True,
+        metavar="FOLDER_OR_URL",
+        help="A folder, or s3://bucket/prefix; its credentials come from the environment, as those "
+        "of the AWS command do.",
+    )
+    endpoint = click.option(
+        "--s3.endpoint-url",
+        "endpoint_url",
+        metavar="URL",
+        help="Server of s3:// addresses, unless it is Amazon's.",
+    )
+    return place(endpoint(command))
+
+
+@click.group(
+    cls=_Group,
+    short_help="Export hourly roll-ups as Parquet, and find trends and causes in them.",
+    context_settings={
+        "auto_envvar_prefix": "OLLAMA_FLEET_WAREHOUSE",
+        "help_option_names": ["-h", "--help"],
+    },
+)
+def warehouse() -> None:
+    """Export hourly roll-ups of a fleet as Parquet, and find trends and causes in them.
+
+    \b
+    Examples:
+      ollama-fleet warehouse export --prometheus http://127.0.0.1:9090 --warehouse /srv/warehouse
+      ollama-fleet warehouse export --prometheus http://127.0.0.1:9090 --warehouse s3://fleet/hours
+    """  # noqa: D301 - click keeps the lines after a backspace as they are
+
+
+@warehouse.command("export")
+@click.option("--prometheus", "url", required=True, metavar="URL", help="The live Prometheus.")
+@warehouse_options
+@click.option(
+    "--since",
+    "since_s",
+    type=Duration(HOUR_S, MAX_SINCE_S),
+    default="365d",
+    show_default=True,
+    metavar="DURATION",
+    help="How far back to look for hours that the warehouse lacks.",
+)
+@click.option(
+    "--settle",
+    "settle_s",
+    type=Duration(0.0),
+    default="5m",
+    show_default=True,
+    metavar="DURATION",
+    help="Export an hour this long after its end, when late samples are there.",
+)
+@click.option(
+    "--every",
+    "every_s",
+    type=Duration(1.0),
+    metavar="DURATION",
+    help="Go on and export this often, instead of once.",
+)
+@click.option(
+    "--cluster-label",
+    default=NAMING.cluster_label,
+    show_default=True,
+    metavar="LABEL",
+    help="Label that distinguishes fleets in one Prometheus; as in the alerts' "
+    "prometheus.cluster_label.",
+)
+@click.option(
+    "--hardware-label",
+    default=NAMING.hardware_label,
+    show_default=True,
+    metavar="LABEL",
+    help="Label of the inventory with the hardware; as the exporter's metrics.hardware-label.",
+)
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+def export(
+    *,
+    url: str,
+    place: str,
+    endpoint_url: str | None,
+    since_s: float,
+    settle_s: float,
+    every_s: float | None,
+    cluster_label: str,
+    hardware_label: str,
+    is_json: bool,
+) -> None:
+    """Export each complete hour that Prometheus has and the warehouse lacks.
+
+    Run it each hour, or let it run with --every. What was interrupted is done by the next run; an
+    hour that is there is not asked for again, nor is one that Prometheus lacks.
+    """
+    logs.configure("info")
+    store, naming = (
+        Warehouse(place, endpoint_url=endpoint_url),
+        Naming(cluster_label, hardware_label),
+    )
+    span = Span(since_s, settle_s)
+
+    def show(done: Exported) -> None:
+        click.echo(json.dumps(done.as_json()) if is_json else _exported_text(done))
+
+    asyncio.run(_export(url, store, naming, span, every_s, show))
+
+
+async def _export(
+    url: str,
+    store: Warehouse,
+    naming: Naming,
+    span: Span,
+    every_s: float | None,
+    show: Callable[[Exported], None],
+) -> None:
+    client = PrometheusClient(url.rstrip("/"), timeout_s=TIMEOUT_S, max_body_bytes=MAX_BODY_BYTES)
+    async with client:
+        job = Export(client, store, naming)
+        if every_s is None:
+            show(await job.run(span, now_s=time.time()))
+            return
+        while True:
+            try:
+                show(await job.run(span, now_s=time.time()))
+            except WarehouseError as error:  # the next run does what this one left
+                log.error("export failed: %s", error)
+            await asyncio.sleep(every_s)
+
+
+def _exported_text(done: Exported) -> str:
+    return (
+        f"{count_text(done.n_hours, 'hour')} exported, {done.n_empty} of them empty: "
+        f"{done.n_bytes:,} bytes in {done.duration_s:.1f} s"
+    )
