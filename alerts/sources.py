@@ -69,6 +69,7 @@ EXPORTER = Source(
         catalogue.EXPORTER_SHARD_INFO,
         catalogue.EXPORTER_SHARDS,
         catalogue.EXPORTER_INVENTORY_LAST_SUCCESS,
+        catalogue.EXPORTER_CONFIG_LAST_RELOAD_SUCCESSFUL,
     ),
     (EXPORTER_SCRAPE,),
 )

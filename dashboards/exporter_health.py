@@ -29,6 +29,7 @@ def dashboard(settings: DashboardSettings) -> Board:
         sections=(
             Section("", (row(4, *((4, panel) for panel in _key_numbers(select))),)),
             Section("Exporters", (row(7, (24, _exporters(select))),)),
+            Section("Configuration", (row(5, (24, _reloads(select))),)),
             _polls(select),
             _inventory(select),
             canaries.cost(select),
@@ -170,6 +171,28 @@ def _exporters(select: Selectors) -> Panel:
         ),
         hidden_labels=("job",),
         sort=[("instance", False)],
+    )
+
+
+def _reloads(select: Selectors) -> Panel:
+    """Return the table of whose configuration is in force."""
+    text = PanelText(
+        title="Last reload of the configuration",
+        description="Whether each exporter and provisioner took over its configuration at the "
+        "last reload, and how long it has run with the one in force. Failing: its log has a line "
+        "'reload refused'. Series: ollama_exporter_config_last_reload_successful, "
+        "ollama_exporter_config_last_reload_success_timestamp_seconds, "
+        "ollama_provisioner_config_last_reload_successful, "
+        "ollama_provisioner_config_last_reload_success_timestamp_seconds.",
+        no_data=NO_EXPORTER,
+    )
+    overrides = fields.coloured_cell(GOOD)
+    return table(
+        text,
+        Column(name="last reload", expr=pipeline.reload_good(select), overrides=overrides),
+        Column(name="in force for", expr=pipeline.reload_age(select), unit="s"),
+        labels=("instance", "job", select.cluster),
+        sort=[("last reload", False)],
     )
 
 

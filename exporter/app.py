@@ -147,7 +147,9 @@ class Exporter:
         self._guard = guard_of(config)
         self._tokens = tokens_of(config)
         await self._load_inventory()
-        self._metrics = SelfMetrics(shard=config.shard, poll_interval_s=config.poll_interval)
+        self._metrics = SelfMetrics(
+            shard=config.shard, poll_interval_s=config.poll_interval, clock=self._clock
+        )
         fleet_counters = self._fleet_counters = FleetCounters()
         self._transport = self._transport_config()
         self._poll_options = poll_options_of(config, self._transport, self._clock)
@@ -217,7 +219,8 @@ class Exporter:
         async with self._rereading:
             systemd.notify(*systemd.reloading())
             try:
-                done = await self.reload(await asyncio.to_thread(self._read_config))
+                with self._metrics.reloading():
+                    done = await self.reload(await asyncio.to_thread(self._read_config))
             except InputError as error:
                 problems = "; ".join(map(str, error.problems))
                 log.error("reload refused, the settings in force stay: %s", problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,12 @@ from exporter.model import Outcome
 from ollama_fleet.version import VERSION, revision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from exporter.catalogue import Series
     from exporter.inventory import SourceState
     from exporter.inventory.merge import Shard
+    from ollama_fleet.clock import Clock
 
 
 class Request(StrEnum):
@@ -53,7 +55,8 @@ class LeftOut(StrEnum):
 class SelfMetrics:
     """What the exporter says of itself; one object per process."""
 
-    def __init__(self, *, shard: Shard, poll_interval_s: float) -> None:
+    def __init__(self, *, shard: Shard, poll_interval_s: float, clock: Clock) -> None:
+        self._clock = clock
         # A `_created` beside each counter would double their number for nothing.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
@@ -90,6 +93,9 @@ class SelfMetrics:
         self._upstreams = self._gauge(catalogue.EXPORTER_UPSTREAMS)
         left_out = self._gauge(catalogue.EXPORTER_UPSTREAMS_LEFT_OUT)
         self._left_out = {reason: left_out.labels(reason) for reason in LeftOut}
+        self._reload_is_good = self._gauge(catalogue.EXPORTER_CONFIG_LAST_RELOAD_SUCCESSFUL)
+        self._loaded_at_s = self._gauge(catalogue.EXPORTER_CONFIG_LAST_RELOAD_SUCCESS)
+        self._config_loaded()
         self._source_instances = self._gauge(catalogue.EXPORTER_INVENTORY_INSTANCES)
         self._source_success = self._gauge(catalogue.EXPORTER_INVENTORY_LAST_SUCCESS)
         self._source_is_good = self._gauge(catalogue.EXPORTER_INVENTORY_LAST_RELOAD_SUCCESSFUL)
@@ -103,6 +109,20 @@ class SelfMetrics:
         self._upstreams.set(n_listed)
         for reason, n in left_out.items():
             self._left_out[reason].set(n)
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Publish how a reload of the configuration ends; an error goes on."""
+        try:
+            yield
+        except Exception:
+            self._reload_is_good.set(0)
+            raise
+        self._config_loaded()
+
+    def _config_loaded(self) -> None:
+        self._reload_is_good.set(1)
+        self._loaded_at_s.set(self._clock.unix_s())
 
     def set_sources(self, states: Iterable[SourceState]) -> None:
         """Publish how reading each inventory source went; forget other sources."""

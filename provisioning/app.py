@@ -86,7 +86,7 @@ async def running(settings: Settings, hangups: asyncio.Event | None = None) -> A
     clock = SystemClock()
     metrics = Metrics(clock)
     tokens = _tokens(settings.token_file)
-    files = OwnFiles(tokens, settings.fixed_files)
+    files = OwnFiles(tokens, settings.fixed_files, metrics)
     async with AsyncExitStack() as stack:
         sockets = stack.enter_context(_sockets(settings))
         holder = settings.advertised_url or url_of(sockets)

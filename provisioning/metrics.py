@@ -91,6 +91,7 @@ class Metrics:
         self._make_work_series()
         self._make_store_series()
         self._make_api_series()
+        self._make_reload_series()
 
     def _make_fleet_series(self) -> None:
         self.is_leader = self._gauge("leader", "1 while this provisioner leads, otherwise 0.")
@@ -198,6 +199,33 @@ class Metrics:
             "api_closed_connections_total",
             "Connections closed because web.max-connections were open.",
         )
+
+    def _make_reload_series(self) -> None:
+        self._reload_is_good = self._gauge(
+            "config_last_reload_successful",
+            "1 if the last reload of the files succeeded, or none was asked for; 0 while those "
+            "read before stay in force.",
+        )
+        self._loaded_at_s = self._gauge(
+            "config_last_reload_success_timestamp_seconds",
+            "Time of the last successful reload of the files, or of the start, in seconds since "
+            "1970.",
+        )
+        self._files_loaded()
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Publish how a reload of the files ends; an error goes on."""
+        try:
+            yield
+        except Exception:
+            self._reload_is_good.set(0)
+            raise
+        self._files_loaded()
+
+    def _files_loaded(self) -> None:
+        self._reload_is_good.set(1)
+        self._loaded_at_s.set(self._clock.unix_s())
 
     def set_instances(self, instances: Iterable[Instance]) -> None:
         """Publish how many instances are in each phase."""

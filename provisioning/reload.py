@@ -13,6 +13,7 @@ from ollama_fleet.files import UnreadableFileError, read_regular
 from ollama_fleet.tokens import TokenFileError, Tokens
 from provisioning.api.routes import ReloadDocument
 from provisioning.errors import ConflictError, ProvisionerError
+from provisioning.metrics import Metrics
 
 log = logging.getLogger("provisioning.reload")
 
@@ -23,9 +24,10 @@ TOKEN_FILE = "web.token-file"  # noqa: S105 - the option's name
 class OwnFiles:
     """The files that a provisioner read when it started."""
 
-    def __init__(self, tokens: Tokens, fixed: Mapping[str, Path | None]) -> None:
+    def __init__(self, tokens: Tokens, fixed: Mapping[str, Path | None], metrics: Metrics) -> None:
         """Note what the files hold now; those of `fixed`, by option, cannot be taken over later."""
         self._tokens = tokens
+        self._metrics = metrics
         self._fixed = {option: path for option, path in fixed.items() if path is not None}
         self._digests = {option: _digest(path) for option, path in self._fixed.items()}
         self._digest_of_tokens = _digest(tokens.path)
@@ -38,9 +40,8 @@ class OwnFiles:
         """
         systemd.notify(*systemd.reloading())
         try:
-            if faults := "; ".join(self._faults()):
-                log.error("reload refused, what was read before stays in force: %s", faults)
-                raise ConflictError(f"not reloaded: {faults}")
+            with self._metrics.reloading():
+                self._check()
         finally:
             systemd.notify("READY=1")
         before, self._digest_of_tokens = self._digest_of_tokens, _digest(self._tokens.path)
@@ -59,6 +60,11 @@ class OwnFiles:
                 continue  # which is logged already
             except Exception:  # SIGHUP ends no provisioner
                 log.exception("bug in a reload")
+
+    def _check(self) -> None:
+        if faults := "; ".join(self._faults()):
+            log.error("reload refused, what was read before stays in force: %s", faults)
+            raise ConflictError(f"not reloaded: {faults}")
 
     def _faults(self) -> list[str]:
         faults = [

@@ -199,7 +199,7 @@ def _healthy_low(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="Too few instances are healthy.",
         description=(
-            f"{VALUE}{count(scope, out_of, before=' of ')} instances {those}, floor "
+            f"Instances {those}: {VALUE}{count(scope, out_of, before=' of ')}, floor "
             f"{count(scope, floor)}{share}."
             f"{failing_nodes(settings)}{failing_models(settings)} Requests pile up on the others. "
             "First: see whether those that fail share a rack, a switch, a model or a rollout."
@@ -247,10 +247,10 @@ def _capacity_low(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Instances are lost one after the other.",
         description=(
-            f"{{{{ $value | humanizeDuration }}}} until the floor of {count(scope, floor)} "
-            f"instances is reached, if the loss of the last {hour} continues."
-            f"{count(scope, AVAILABLE, before=' Now ')}{count(scope, EXPECTED, before=' of ')} "
-            f"instances are healthy.{failing_nodes(settings)}{failing_models(settings)} First: "
+            f"{{{{ $value | humanizeDuration }}}} until the floor ({count(scope, floor)}) "
+            f"is reached, if the loss of the last {hour} continues. Instances healthy now: "
+            f"{count(scope, AVAILABLE)}{count(scope, EXPECTED, before=' of ')}."
+            f"{failing_nodes(settings)}{failing_models(settings)} First: "
             "restart or replace what has been failing for longest."
         ),
     )
@@ -274,10 +274,10 @@ def _model_unavailable(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="No instance of a model is healthy.",
         description=(
-            f"{VALUE}{count(scope, MODEL_INVENTORY, 'model', before=' of ')} instances of "
-            "{{ $labels.model }} are healthy. Every request for this model fails, even if the "
-            "fleet's count looks good. First: look at the log of one of them, and at what was "
-            "rolled out last."
+            f"Instances of {{{{ $labels.model }}}} healthy: {VALUE}"
+            f"{count(scope, MODEL_INVENTORY, 'model', before=' of ')}. Every request for this "
+            "model fails, even if the fleet's count looks good. First: look at the log of one of "
+            "them, and at what was rolled out last."
         ),
         dashboard=Dashboard.MODELS,
         dashboard_query="var-model={{ $labels.model | urlquery }}",
@@ -300,9 +300,10 @@ def _model_instances_down(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Many instances of a model fail.",
         description=(
-            f"{VALUE}{count(scope, MODEL_EXPECTED, 'model', before=' of ')} instances of "
-            f"{{{{ $labels.model }}}} fail, more than {percent(share)}. The others take their "
-            "requests. First: see whether those that fail share a node or a version."
+            f"Instances of {{{{ $labels.model }}}} failing: {VALUE}"
+            f"{count(scope, MODEL_EXPECTED, 'model', before=' of ')}, more than "
+            f"{percent(share)}. The others take their requests. First: see whether those that fail "
+            f"share a node or a version."
         ),
         dashboard=Dashboard.MODELS,
         dashboard_query="var-model={{ $labels.model | urlquery }}",

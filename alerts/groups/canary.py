@@ -33,8 +33,8 @@ def _stalled(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Instances do not answer canaries.",
         description=(
-            "{{ $value }} instances pass their health check, but their last canary got no answer "
-            "before its deadline: the runner is frozen or overloaded. Real requests hang as well."
+            "Instances that pass their health check and did not answer their last canary: "
+            "{{ $value }}. The runner is frozen or overloaded. Real requests hang as well."
         ),
     )
 
@@ -51,9 +51,9 @@ def _many_stalled(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="A large part of the fleet does not answer canaries.",
         description=(
-            f"{VALUE}{count(settings.scope, EXPECTED, before=' of ')} instances, more than "
-            f"{percent(share)}, pass their health check and do not answer canaries. Real requests "
-            "hang as well. First: look at the GPUs and at the log of one of them."
+            f"Instances that pass their health check and do not answer canaries: {VALUE}"
+            f"{count(settings.scope, EXPECTED, before=' of ')}, more than {percent(share)}. Real "
+            "requests hang as well. First: look at the GPUs and at the log of one of them."
         ),
     )
 

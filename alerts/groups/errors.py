@@ -75,11 +75,11 @@ def _failing(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="A large share of the requests fails.",
         description=(
-            f"{count(scope, f'{REQUEST_ERRORS} * {number(RATE_S)}')}"
-            f"{count(scope, f'{REQUESTS} * {number(RATE_S)}', before=' of ')} requests of the last "
-            f"5m failed: {{{{ $value | humanizePercentage }}}}, limit {percent(share)}."
-            f"{failing_models(settings)} Users see errors now. First: look at the log of the "
-            "gateway and of an instance, and at what was rolled out last."
+            f"Requests failed in the last 5m: {{{{ $value | humanizePercentage }}}}"
+            f"{count(scope, f'{REQUEST_ERRORS} * {number(RATE_S)}', before=', or ')}"
+            f"{count(scope, f'{REQUESTS} * {number(RATE_S)}', before=' of ')}; the limit is "
+            f"{percent(share)}.{failing_models(settings)} Users see errors now. First: look at the "
+            "log of the gateway and of an instance, and at what was rolled out last."
         ),
     )
 

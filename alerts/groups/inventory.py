@@ -74,7 +74,7 @@ def _shrunk(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="The inventory lists far fewer instances than before.",
         description=(
-            f"{{{{ $value }}}} instances are listed; more than {percent(share)} of those of "
+            f"Instances listed: {{{{ $value }}}}; more than {percent(share)} of those of "
             f"{window} ago are gone without being drained. Instances that are not listed are not "
             "monitored, and no other alert reports them."
         ),
@@ -98,8 +98,9 @@ def _lost(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="The inventory has lost most of the fleet.",
         description=(
-            f"{VALUE}{count(settings.scope, f'{_before(settings)} > 0', before=' of ')} instances "
-            f"are listed, less than {percent(kept)} of those of {window} ago. The exporter polls "
+            f"Instances listed: {VALUE}"
+            f"{count(settings.scope, f'{_before(settings)} > 0', before=' of ')}, less than "
+            f"{percent(kept)} of those of {window} ago. The exporter polls "
             "only listed instances: most of the fleet is not monitored. First: look at what the "
             "inventory says now, and who wrote it."
         ),
@@ -119,7 +120,7 @@ def _empty(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="The inventory lists no instance.",
         description=(
-            "{{ $value }} instances are listed: the inventory can be read and is empty. Nothing is "
+            "Instances listed: {{ $value }}. The inventory can be read and is empty. Nothing is "
             "monitored, and no other alert reports that."
         ),
         dashboard=Dashboard.EXPORTER,
@@ -161,9 +162,9 @@ def _all_drained(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="The whole fleet is drained.",
         description=(
-            f"{VALUE}{count(settings.scope, INVENTORY, before=' of ')} instances are drained, and "
-            "none is left in service. Every request fails. First: see who drained them last; a "
-            "filter that matches everything is the usual cause."
+            f"Instances drained: {VALUE}{count(settings.scope, INVENTORY, before=' of ')}. None is "
+            "left in service. Every request fails. First: see who drained them last; a filter that "
+            "matches everything is the usual cause."
         ),
     )
 
@@ -183,8 +184,8 @@ def _drained_long(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Many instances have been drained for long.",
         description=(
-            f"At least {VALUE}{count(scope, INVENTORY, before=' of ')} instances have been drained "
-            f"for {window}. They serve nobody and count as missing nowhere. First: ask who drained "
-            "them; they may be forgotten."
+            f"Instances drained for {window}: at least {VALUE}"
+            f"{count(scope, INVENTORY, before=' of ')}. They serve nobody and count as missing "
+            "nowhere. First: ask who drained them; they may be forgotten."
         ),
     )

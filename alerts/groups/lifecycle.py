@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alerts import series
+from alerts.annotations import VALUE
 from alerts.groups.availability import with_condition
 from alerts.model import Alert, Dashboard, Group, Recording, Severity
 from alerts.names import INVENTORY, OLD, OVERDUE, RESTARTS, VERSIONS
@@ -57,8 +58,8 @@ def _flapping(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Many instances are flapping.",
         description=(
-            "{{ $value }} instances changed between up and down more than 4 times in 15 minutes. "
-            "They crash and restart, or their health checks time out under load."
+            "Instances that changed between up and down more than 4 times in 15 minutes: "
+            "{{ $value }}. They crash and restart, or their health checks time out under load."
         ),
     )
 
@@ -86,7 +87,7 @@ def _restarts_high(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Instances restart too often.",
         description=(
-            f'{{{{ $value | printf "%.0f" }}}} restarts of instances in {duration_text(window_s)}, '
+            f"Restarts of instances in {duration_text(window_s)}: {VALUE}, "
             "without those that the provisioner planned. Each aborts the running requests and "
             "loads the model again. Usual causes: a crash loop, or a rollout that replaces "
             "everything at once."
@@ -109,7 +110,7 @@ def _out_of_memory(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Instances run out of memory and restart.",
         description=(
-            f'{{{{ $value | printf "%.0f" }}}} out-of-memory errors in {duration_text(window_s)}. '
+            f"Out-of-memory errors in {duration_text(window_s)}: {VALUE}. "
             "Each aborts the running requests. Usual cause: too many concurrent requests per "
             "instance."
         ),
@@ -153,8 +154,9 @@ def _rotation_overdue(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Instances are overdue for rotation.",
         description=(
-            f"{{{{ $value }}}} instances have been running for longer than {duration_text(age_s)}, "
-            f"and {duration_text(GRACE_S)} more: rotation is stuck or does not cover them."
+            f"Instances that have been running for longer than {duration_text(age_s)}, and "
+            f"{duration_text(GRACE_S)} more: {{{{ $value }}}}. Rotation is stuck or does not cover "
+            "them."
         ),
     )
 
@@ -173,8 +175,9 @@ def _rotation_critical(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Many instances are old enough to leak memory.",
         description=(
-            f"{{{{ $value }}}} instances have been running for longer than {duration_text(age_s)}, "
-            "and leak memory until they are killed. Rotate them now, one node at a time."
+            f"Instances that have been running for longer than {duration_text(age_s)}: "
+            "{{ $value }}. They leak memory until they are killed. Rotate them now, one node at a "
+            "time."
         ),
     )
 
@@ -189,8 +192,8 @@ def _version_skew(settings: Settings) -> Alert:
         severity=Severity.INFO,
         summary="Instances of one engine run several versions.",
         description=(
-            "{{ $value }} versions of {{ $labels.engine }} have been running side by side for a "
-            "day: a rollout got stuck, or nodes were left out of it."
+            "Versions of {{ $labels.engine }} that have been running side by side for a day: "
+            "{{ $value }}. A rollout got stuck, or nodes were left out of it."
         ),
         dashboard=Dashboard.MODELS,
     )

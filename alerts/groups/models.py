@@ -76,8 +76,8 @@ def _not_loaded(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Instances do not have their model in memory.",
         description=(
-            "{{ $value }} instances answer, but the model that the inventory lists for them is not "
-            "in memory. The next request to each waits until it is loaded, or fails."
+            "Instances that answer without their model in memory: {{ $value }}. The inventory "
+            "lists it for them: the next request to each waits until it is loaded, or fails."
         ),
         dashboard=Dashboard.MODELS,
     )
@@ -94,8 +94,8 @@ def _many_not_loaded(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="A large part of the fleet does not have its model in memory.",
         description=(
-            f"{VALUE}{count(settings.scope, EXPECTED, before=' of ')} instances, more than "
-            f"{percent(share)}, answer without the model that the inventory lists for them. "
+            f"Instances that answer without the model that the inventory lists for them: {VALUE}"
+            f"{count(settings.scope, EXPECTED, before=' of ')}, more than {percent(share)}. "
             "Requests wait until it is loaded, or fail. First: see whether servers were restarted, "
             "or clients load other models."
         ),
@@ -115,8 +115,8 @@ def _not_installed(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Instances do not have their model on disk.",
         description=(
-            "{{ $value }} instances answer, but the model that the inventory lists for them is not "
-            "on disk. Every request for it fails there until it is pulled."
+            "Instances that answer without their model on disk: {{ $value }}. The inventory lists "
+            "it for them: every request for it fails there until it is pulled."
         ),
         dashboard=Dashboard.MODELS,
     )
@@ -135,9 +135,9 @@ def _on_cpu(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Some instances run a model on the CPU that others run on the GPU.",
         description=(
-            "{{ $value }} instances have {{ $labels.model }} partly or wholly outside GPU memory, "
-            "while most others have it on the GPU. They are many times slower. Usual causes: a "
-            "lost GPU, or another process that takes its memory."
+            "Instances that have {{ $labels.model }} partly or wholly outside GPU memory, while "
+            "most others have it on the GPU: {{ $value }}. They are many times slower. Usual "
+            "causes: a lost GPU, or another process that takes its memory."
         ),
         dashboard=Dashboard.MODELS,
         dashboard_query="var-model={{ $labels.model | urlquery }}",
@@ -155,7 +155,7 @@ def _unloads_high(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Servers unload models too often.",
         description=(
-            f'{{{{ $value | printf "%.0f" }}}} models were unloaded in {window}. Each is loaded '
+            f'Models unloaded in {window}: {{{{ $value | printf "%.0f" }}}}. Each is loaded '
             "again for the next request, which waits meanwhile. Usual causes: more models than "
             "memory, or a keep_alive that is too short."
         ),

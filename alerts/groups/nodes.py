@@ -84,8 +84,8 @@ def _instances_down(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="At least half of a node's instances fail or load.",
         description=(
-            "{{ $value }} instances of node {{ $labels.node }} fail or load their model: at least "
-            "half of those that should serve. Typical causes: the machine, its network, its "
+            "Instances of node {{ $labels.node }} that fail or load their model: {{ $value }}, at "
+            "least half of those that should serve. Typical causes: the machine, its network, its "
             "container runtime, or where its models are stored."
         ),
         dashboard=Dashboard.NODES,
@@ -129,7 +129,7 @@ def _many_slow(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Many nodes generate tokens more slowly than their peers.",
         description=(
-            f"{{{{ $value }}}} nodes are slow, more than {percent(share)} of all. Typical causes: "
+            f"Slow nodes: {{{{ $value }}}}, more than {percent(share)} of all. Typical causes: "
             "a rollout, a firmware or kernel change, cooling."
         ),
         dashboard=Dashboard.NODES,

@@ -131,7 +131,7 @@ def _queue_saturated(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Request queues are saturated.",
         description=(
-            '{{ $value | printf "%.1f" }} requests wait per healthy instance, more than '
+            'Requests that wait per healthy instance: {{ $value | printf "%.1f" }}, more than '
             f"{most}. Users wait: add instances or reduce load."
         ),
     )
@@ -148,8 +148,8 @@ def _not_serving(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Healthy instances do not serve requests.",
         description=(
-            "{{ $value }} instances have queued requests and have generated no token for 10 "
-            "minutes. A restart usually helps."
+            "Instances with queued requests that have generated no token for 10 minutes: "
+            "{{ $value }}. A restart usually helps."
         ),
         dashboard=Dashboard.MODELS,
     )
@@ -167,9 +167,9 @@ def _kv_cache_saturated(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="The KV cache of many instances is full.",
         description=(
-            f"{{{{ $value }}}} instances, more than {percent(share)} of the fleet, use 95% or more "
-            "of their KV cache. Servers delay or abort requests when it is full: reduce parallel "
-            "requests or context lengths, or add instances."
+            f"Instances that use 95% or more of their KV cache: {{{{ $value }}}}, more than "
+            f"{percent(share)} of the fleet. Servers delay or abort requests when it is full: "
+            "reduce parallel requests or context lengths, or add instances."
         ),
         dashboard=Dashboard.MODELS,
     )

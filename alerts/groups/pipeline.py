@@ -32,6 +32,7 @@ def exporter_group(settings: Settings) -> Group:
             _poll_stale(settings),
             _poll_slow(settings),
             _replicas_disagree(settings),
+            _reload_failed(settings),
             _cluster_label_missing(settings),
         ),
     )
@@ -111,8 +112,9 @@ def _shard_missing(settings: Settings) -> Alert:
         severity=Severity.CRITICAL,
         summary="No exporter polls a part of the fleet.",
         description=(
-            "{{ $value }} shards have no exporter that can be scraped and polls. Their instances "
-            "are missing from every count and are not monitored. First: see which targets are down."
+            "Shards without an exporter that can be scraped and polls: {{ $value }}. Their "
+            "instances are missing from every count and are not monitored. First: see which "
+            "targets are down."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -202,9 +204,27 @@ def _replicas_disagree(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Exporters of one shard disagree about which instances are healthy.",
         description=(
-            "Of shard {{ $labels.shard }} one exporter finds {{ $value }} more healthy instances "
-            f"than another: more than {percent(share)} of the shard. The larger count is used. One "
+            "Healthy instances of shard {{ $labels.shard }}: its exporters differ by {{ $value }}, "
+            f"more than {percent(share)} of the shard. The larger count is used. One "
             "of the exporters is cut off from a part of the fleet."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _reload_failed(settings: Settings) -> Alert:
+    good = settings.scope.last(catalogue.EXPORTER_CONFIG_LAST_RELOAD_SUCCESSFUL)
+    return Alert(
+        name="OllamaFleetExporterReloadFailed",
+        expr=f"{good} == 0",
+        for_s=600,
+        keep_firing_for_s=300,
+        severity=Severity.WARNING,
+        summary="An exporter refuses its new configuration.",
+        description=(
+            "{{ $labels.instance }} could not take over its configuration at the last reload. It "
+            "goes on with the settings from before; a restart may fail. First: read the line "
+            "`reload refused` of its log."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -229,9 +249,9 @@ def _cluster_label_missing(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Exporters of one shard list different numbers of instances.",
         description=(
-            "Of shard {{ $labels.shard }} one exporter lists {{ $value }} instances, another one "
-            f"fewer. Usual cause: two fleets without a label `{label}` of their own. Only the "
-            "larger one is monitored: the other one can die unnoticed."
+            "Instances listed in shard {{ $labels.shard }}: {{ $value }} by one exporter, fewer by "
+            f"another one. Usual cause: two fleets without a label `{label}` of their own. Only "
+            "the larger one is monitored: the other one can die unnoticed."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -296,7 +316,7 @@ def _series_absent(settings: Settings, name: str, metric: str, *excuses: str) ->
         labels={"metric": metric},
         summary="A metric that the fleet used to report is missing.",
         description=(
-            f"None of the {{{{ $value }}}} healthy instances reports its {metric}. The "
+            f"Healthy instances that report their {metric}: none of {{{{ $value }}}}. The "
             "alert on it cannot fire."
         ),
         dashboard=Dashboard.EXPORTER,
@@ -321,7 +341,7 @@ def _cardinality_high(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="An exporter publishes too many series.",
         description=(
-            "{{ $labels.instance }} publishes {{ $value | humanize }} samples. A label keeps "
+            "Samples that {{ $labels.instance }} publishes: {{ $value | humanize }}. A label keeps "
             "taking new values (model names, error types), which costs memory in Prometheus."
         ),
         dashboard=Dashboard.EXPORTER,

@@ -30,6 +30,7 @@ def group(settings: Settings) -> Group:
             _store_unavailable(settings),
             _stalled(settings),
             _node_unreachable(settings),
+            _reload_failed(settings),
             _instances_failed(settings),
             _behind(settings),
         ),
@@ -69,9 +70,9 @@ def _no_leader(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="No provisioner leads the fleet.",
         description=(
-            "None of the {{ $value }} provisioners that Prometheus knows leads. Instances keep "
-            "running, but failed instances are not replaced, rotation stops, and every change is "
-            "refused."
+            "Provisioners that lead: none of the {{ $value }} that Prometheus knows. Instances "
+            "keep running, but failed instances are not replaced, rotation stops, and every change "
+            "is refused."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -89,8 +90,9 @@ def _many_leaders(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Several provisioners lead one fleet.",
         description=(
-            "{{ $value }} provisioners lead at the same time. They do not share a store: each "
-            "applies its own specification to the nodes and may remove instances of the others."
+            "Provisioners that lead at the same time: {{ $value }}. They do not share a store: "
+            "each applies its own specification to the nodes and may remove instances of the "
+            "others."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -170,8 +172,26 @@ def _node_unreachable(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="The provisioner cannot reach some nodes.",
         description=(
-            "The runtimes of {{ $value }} nodes do not answer the provisioner. It cannot start or "
+            "Nodes whose runtime does not answer the provisioner: {{ $value }}. It cannot start or "
             "stop instances there; after the grace period it starts their instances elsewhere."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _reload_failed(settings: Settings) -> Alert:
+    good = settings.provisioner_scope.last(series.CONFIG_LAST_RELOAD_SUCCESSFUL)
+    return Alert(
+        name="OllamaProvisionerReloadFailed",
+        expr=f"{good} == 0",
+        for_s=600,
+        keep_firing_for_s=300,
+        severity=Severity.WARNING,
+        summary="A provisioner refuses its changed files.",
+        description=(
+            "The provisioner {{ $labels.instance }} could not take over its token file or "
+            "certificates at the last reload. Those from before stay in force. First: read the "
+            "line `reload refused` of its log."
         ),
         dashboard=Dashboard.EXPORTER,
     )
@@ -192,8 +212,8 @@ def _instances_failed(settings: Settings) -> Alert:
         severity=Severity.WARNING,
         summary="Instances cannot be started.",
         description=(
-            "{{ $value }} instances used up all their tries, and later retries failed too. They "
-            "are missing from the fleet until the fault is fixed."
+            "Instances that used up all their tries, and failed later retries too: {{ $value }}. "
+            "They are missing from the fleet until the fault is fixed."
         ),
         dashboard=Dashboard.EXPORTER,
     )

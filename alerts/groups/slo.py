@@ -160,8 +160,9 @@ def _alert(indicator: Indicator, burn: Burn, settings: Settings) -> Alert:
         summary=indicator.summary,
         description=(
             f"{{{{ $value | humanizePercentage }}}} {indicator.what} in the last {long}. The "
-            f"objective is {percent(indicator.objective)}. At this rate the error budget of "
-            f"{duration_text(settings.slo.period)} burns over {number(round(factor, 2))} times as "
-            f"fast as the objective allows.{indicator.where if is_page else ''}"
+            f"objective is {percent(indicator.objective)}. The error budget of "
+            f"{duration_text(settings.slo.period)} burns at a rate above "
+            f"{number(round(factor, 2))}; the objective allows 1."
+            f"{indicator.where if is_page else ''}"
         ),
     )

@@ -161,6 +161,20 @@ def inventory_good(select: Selectors) -> str:
     return f"min {select.by('source')} ({good})"
 
 
+def reload_good(select: Selectors) -> str:
+    """Return whether each exporter and provisioner took over its configuration the last time."""
+    exporters = own(select, catalogue.EXPORTER_CONFIG_LAST_RELOAD_SUCCESSFUL)
+    provisioners = select.series(series.CONFIG_LAST_RELOAD_SUCCESSFUL)
+    return f"{exporters} or max {select.by(*EXPORTER)} ({provisioners})"
+
+
+def reload_age(select: Selectors) -> str:
+    """Return how long each has run with the configuration that it has."""
+    exporters = own(select, catalogue.EXPORTER_CONFIG_LAST_RELOAD_SUCCESS)
+    provisioners = select.series(series.CONFIG_LAST_RELOAD_SUCCESS)
+    return f"time() - ({exporters} or max {select.by(*EXPORTER)} ({provisioners}))"
+
+
 def exposition_age(select: Selectors) -> str:
     """Return the age of the metrics that each exporter serves."""
     return f"time() - {own(select, catalogue.EXPORTER_EXPOSITION_TIMESTAMP)}"

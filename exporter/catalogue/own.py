@@ -125,6 +125,18 @@ EXPORTER_UPSTREAMS_LEFT_OUT = Series(
     "with instances), path (the URL has a path) or unresolved (the name has no address).",
     ("reason",),
 )
+EXPORTER_CONFIG_LAST_RELOAD_SUCCESSFUL = Series(
+    "ollama_exporter_config_last_reload_successful",
+    Kind.GAUGE,
+    "1 if the last reload of the configuration succeeded, or none was asked for; 0 while older "
+    "settings stay in force because the new ones are refused.",
+)
+EXPORTER_CONFIG_LAST_RELOAD_SUCCESS = Series(
+    "ollama_exporter_config_last_reload_success_timestamp_seconds",
+    Kind.GAUGE,
+    "Time of the last successful reload of the configuration, or of the start, in seconds since "
+    "1970 UTC.",
+)
 EXPORTER_INVENTORY_INSTANCES = Series(
     "ollama_exporter_inventory_instances",
     Kind.GAUGE,

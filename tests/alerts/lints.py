@@ -26,6 +26,9 @@ ALERT_NAME = re.compile(r"Ollama([A-Z]+[a-z0-9]*)+")
 RECORDED_NAME = re.compile(r"[a-z_]+:[a-z][a-z0-9_]*:[a-z][a-z0-9_]*")
 SENTENCE = re.compile(r"[A-Z][^{}%]*\.")
 LABEL_IN_TEXT = re.compile(r"\$labels\.(\w+)")
+CONTROL = re.compile(r"\{\{ (?:with|range|if|end)\b.*?\}\}")
+PRINTED = re.compile(r"\{\{.*?\}\}")
+PLURAL_OF_ONE = re.compile(r"\b1 (?:[a-z-]+ )?[a-z-]+s\b(?!/)")
 LEAST_SCRAPES = 2
 """So many scrape intervals an alert must hold: one failed scrape must tell nobody anything."""
 
@@ -92,6 +95,16 @@ def descriptions(groups: Sequence[Group], _: Settings) -> Iterator[str]:
             yield f"{alert.name}: its description tells neither a value nor a label"
 
 
+def plurals(groups: Sequence[Group], _: Settings) -> Iterator[str]:
+    """Find what a text says of a single thing as if there were several: "1 instances"."""
+    for alert in alerts(groups):
+        said = PRINTED.sub(
+            lambda one: "1" if "value" in one[0] else "label", CONTROL.sub("", alert.description)
+        )
+        if found := PLURAL_OF_ONE.search(said):
+            yield f"{alert.name}: says {found[0]!r} of one"
+
+
 WITHOUT_VALUE = frozenset({"OllamaFleetExporterDown", "OllamaFleetMetricsAbsent"})
 """What is absent has neither a value nor labels to tell of."""
 
@@ -128,6 +141,6 @@ def duplicates(groups: Sequence[Group], _: Settings) -> Iterator[str]:
 
 
 LINTS: tuple[Lint, ...] = (
-    group_names, alert_names, recorded_names, severities, summaries, descriptions, links, holds,
-    keeps, duplicates,
+    group_names, alert_names, recorded_names, severities, summaries, descriptions, plurals, links,
+    holds, keeps, duplicates,
 )  # fmt: skip

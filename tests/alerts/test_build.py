@@ -177,7 +177,8 @@ def test_promtool_takes_the_rules_of_any_settings(
 def test_the_text_says_what_is_counted_against_a_fixed_floor() -> None:
     fixed = _alert("OllamaFleetHealthyInstancesLow", "thresholds.healthy_instances=9900")
 
-    assert "instances healthy or out of service on purpose, floor 9,900." in fixed.description
+    assert "Instances healthy or out of service on purpose: " in fixed.description
+    assert ", floor 9,900." in fixed.description
     assert "on purpose, floor" not in _alert("OllamaFleetHealthyInstancesLow").description
 
 

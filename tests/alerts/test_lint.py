@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from alerts import rulebook
+from alerts.annotations import VALUE, count
 from alerts.model import Alert, Group, Recording, Severity
 from alerts.rulefile import rule_file
 from alerts.settings import Settings
@@ -54,6 +55,7 @@ def record(expr: str, name: str = "fleet:ollama_example:sum", **labels: str) -> 
     return Recording(name, expr, labels)
 
 
+ONE_OF_ONE = f"{VALUE}{count(Settings().scope, 'fleet:ollama_instances:sum', before=' of ')}"
 HEALTHY = 'ollama_fleet_instances{status="healthy"}'
 ROUGH = "ollama_fleet_requests_total"
 
@@ -70,6 +72,9 @@ CAUGHT: tuple[tuple[Lint, Recording | Alert, str], ...] = (
     (lints.summaries, alert(summary="they are down."), "no sentence"),
     (lints.summaries, alert(summary="They are down"), "no sentence"),
     (lints.descriptions, alert(description="Some are down."), "neither a value nor a label"),
+    (lints.plurals, alert(description="{{ $value }} nodes are down."), "1 nodes"),
+    (lints.plurals, alert(description="{{ $value | humanize }} slow nodes."), "1 slow nodes"),
+    (lints.plurals, alert(description=f"{ONE_OF_ONE} instances fail."), "1 instances"),
     (lints.links, alert(name="OllamaNoSuchAlert"), "no alerts/runbooks/OllamaNoSuchAlert.md"),
     (lints.holds, alert(for_s=29.0), "two scrapes"),
     (lints.keeps, alert(keep_firing_for_s=0.0), "flaps"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,8 @@ async def test_the_table_of_the_worst_follows_the_filters(fleet: Fleet, open_pag
 
     await expect(page.find("#worst-caption")).to_have_text("Oldest: 50 of 50 instances")
     assert ["node-002"] * 50 == await page.texts("#worst-rows td:nth-child(2)")
+    page = await open_page(f"{fleet.url}?status=unreachable")
+    await expect(page.find("#worst-caption")).to_have_text(re.compile(r": 1 of 1 instance$"))
 
 
 async def test_the_legend_counts_the_instances_of_each_colour(

@@ -41,7 +41,7 @@ class Case:
 
         n, left = self.n_instances, self.n_instances - self.n_beyond
         # A floor that is a number counts those out of service on purpose as well, and says so.
-        says = (f"{left:,} of {n:,} instances healthy", f", floor {self.floor}")
+        says = (f"Instances healthy: {left:,} of {n:,}", f", floor {self.floor}")
         return replace(SCENARIOS["count"], fault=kill, counts=lambda _: says)
 
     async def bear(self, lab: Lab) -> None:

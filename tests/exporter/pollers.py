@@ -144,7 +144,7 @@ async def polling(
         clock=clock,
     )
     fleet_counters = FleetCounters()
-    metrics = SelfMetrics(shard=WHOLE, poll_interval_s=interval_s)
+    metrics = SelfMetrics(shard=WHOLE, poll_interval_s=interval_s, clock=clock)
     poller = Poller(interval_s, options, fleet_counters, metrics)
     publisher = Publisher(poller, fleet_counters, metrics, clock, grace_period_s=90.0)
     polled = Polled(poller, publisher, fleet_counters, metrics, options)

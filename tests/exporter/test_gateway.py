@@ -167,7 +167,10 @@ def test_what_gateways_count_vanishes_while_none_answers_and_never_falls_back() 
 async def reading(
     *urls: str, nodes: set[str] | None = None
 ) -> AsyncIterator[tuple[TrafficCounters, SelfMetrics]]:
-    metrics, counters = SelfMetrics(shard=WHOLE, poll_interval_s=1.0), TrafficCounters()
+    metrics, counters = (
+        SelfMetrics(shard=WHOLE, poll_interval_s=1.0, clock=SystemClock()),
+        TrafficCounters(),
+    )
     known = {"n1", "n2"} if nodes is None else nodes
     reader = GatewayReader(urls, counters, metrics, SystemClock(), nodes=lambda: known)
     task = asyncio.create_task(reader.run(INTERVAL_S))

@@ -80,6 +80,13 @@ class Site:
         samples = (sample for family in parse_text(page) for sample in family.samples)
         return [sample.value for sample in samples if sample.name == series.name]
 
+    async def reloads(self) -> list[float]:
+        """Return whether the last reload succeeded, and when one last did."""
+        return [
+            *await self.values(catalogue.EXPORTER_CONFIG_LAST_RELOAD_SUCCESSFUL),
+            *await self.values(catalogue.EXPORTER_CONFIG_LAST_RELOAD_SUCCESS),
+        ]
+
     async def settings(self) -> dict[str, Any]:
         rows = (await self.get("/config")).json["settings"]
         return {row["name"]: (row["value"], row["source"]) for row in rows}
@@ -209,7 +216,7 @@ async def test_a_bad_configuration_is_refused_with_all_faults_and_changes_nothin
     bad = tmp_path / "bad.yml"
     bad.write_text("- {id: b, url: 'ftp://b'}\n")
     async with site(inventory=inventory, web__config__file=str(web_config)) as pages:
-        before = await pages.settings()
+        before, at_start = await pages.settings(), await pages.reloads()
         web_config.write_text("basic_auth_userz: {}\n")
         with pytest.raises(InputError) as caught:
             await pages.reload(
@@ -222,11 +229,15 @@ async def test_a_bad_configuration_is_refused_with_all_faults_and_changes_nothin
         assert 1 == len(refused)
         assert all(place in refused[0] for place in places)
         assert before == await pages.settings()
+        assert (1.0, 0.0) == (at_start[0], (after := await pages.reloads())[0])
+        assert at_start[1] == after[1]
         assert ["a"] == await pages.ids()
         web_config.write_text("")
         assert "settings=log.window " in await pages.reload(
             inventory=inventory, web__config__file=str(web_config), log__window="9s"
         )
+        reloaded = await pages.reloads()
+        assert (1.0, True) == (reloaded[0], reloaded[1] > at_start[1])
 
 
 def test_settings_that_need_a_restart_are_named_each() -> None:

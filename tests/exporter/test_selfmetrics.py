@@ -11,13 +11,14 @@ from exporter.catalogue import EXPORTER_SERIES, Series
 from exporter.inventory import WHOLE, Shard, SourceState
 from exporter.model import Outcome
 from exporter.selfmetrics import Request, SelfMetrics
+from ollama_fleet.clock import SystemClock
 
 NOT_OURS = re.compile(r"(process|python_gc)_\w+")
 
 
 @pytest.fixture
 def metrics() -> SelfMetrics:
-    return SelfMetrics(shard=WHOLE, poll_interval_s=10.0)
+    return SelfMetrics(shard=WHOLE, poll_interval_s=10.0, clock=SystemClock())
 
 
 def state(source: str, *, is_good: bool = True) -> SourceState:
@@ -74,7 +75,7 @@ def test_every_poll_error_begins_at_zero(metrics: SelfMetrics) -> None:
     [(WHOLE, "0", 1.0), (Shard(0, 4), "0", 4.0), (Shard(3, 4), "3", 4.0)],
 )
 def test_it_says_which_part_of_the_fleet_it_polls(shard: Shard, index: str, count: float) -> None:
-    metrics = SelfMetrics(shard=shard, poll_interval_s=10.0)
+    metrics = SelfMetrics(shard=shard, poll_interval_s=10.0, clock=SystemClock())
 
     assert {(index,): 1.0} == samples(metrics, catalogue.EXPORTER_SHARD_INFO)
     assert {(): count} == samples(metrics, catalogue.EXPORTER_SHARDS)

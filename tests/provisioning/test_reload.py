@@ -16,8 +16,10 @@ import pytest
 
 from ollama_fleet.tokens import Tokens
 from provisioning.errors import ConflictError
+from provisioning.metrics import Metrics
 from provisioning.reload import OwnFiles
 from tests.provisioning.test_app import client, settings
+from tests.provisioning.test_metrics import Clock, samples
 
 TOKEN = "t" * 20
 
@@ -29,18 +31,24 @@ def test_what_changed_is_named_and_what_needs_a_restart_is_refused_with_all_faul
     certificate.write_text("one")
     tokens = Tokens(tmp_path / "tokens", option="--web.token-file")
     fixed = {"nodes.certificate-file": certificate, "nodes.key-file": absent, "store.ca-file": None}
-    files = OwnFiles(tokens, fixed)
+    clock = Clock()
+    metrics = Metrics(clock)
+    files = OwnFiles(tokens, fixed, metrics)
 
     assert () == files.reload().changed
     tokens.path.write_text(f"ann {TOKEN}\n")
     assert ("web.token-file",) == files.reload().changed
     assert () == files.reload().changed
 
+    assert (1.0, 1000.0) == reloads(metrics)
+
+    clock.now_s = 2000.0
     certificate.write_text("two")
     absent.write_text("key")
     tokens.path.write_text("short\n")
     with pytest.raises(ConflictError) as caught:
         files.reload()
+    assert (0.0, 1000.0) == reloads(metrics)
     refused = caplog.records[-1]
     for text in (str(caught.value), refused.getMessage()):
         assert "nodes.certificate-file: " in text
@@ -52,6 +60,13 @@ def test_what_changed_is_named_and_what_needs_a_restart_is_refused_with_all_faul
     absent.unlink()
     tokens.path.write_text(f"bob {TOKEN}\n")
     assert ("web.token-file",) == files.reload().changed
+    assert (1.0, 2000.0) == reloads(metrics)
+
+
+def reloads(metrics: Metrics) -> tuple[float, float]:
+    """Return whether the last reload succeeded, and when one last did."""
+    name, found = "config_last_reload_success", samples(metrics)
+    return found[f"{name}ful"], found[f"{name}_timestamp_seconds"]
 
 
 def tokens_without_reading(tokens: Tokens) -> str | None:

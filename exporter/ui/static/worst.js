@@ -86,14 +86,14 @@ export class Worst {
 
 function captionOf({ value, n_matching: nMatching, n_ranked: nRanked, instances, groups }) {
   const what = `${CAPTIONS[value]}: `;
-  if (nRanked === 0) return `${what}none of ${count(nMatching)} instances`;
+  if (nRanked === 0) return `${what}none of ${counted(nMatching, "instance")}`;
   if (value !== "status") {
     const n = instances.length;
-    return `${what}${n < nRanked ? `the first ${n}` : n} of ${count(nMatching)} instances`;
+    return `${what}${n < nRanked ? `the first ${n}` : n} of ${counted(nMatching, "instance")}`;
   }
   const n = groups.reduce((sum, group) => sum + group.n, instances.length);
   const left = nRanked > n ? `, the first ${count(n)}` : "";
-  return `${what}${count(nRanked)} of ${count(nMatching)} instances${left}`;
+  return `${what}${count(nRanked)} of ${counted(nMatching, "instance")}${left}`;
 }
 
 /** Return the rows: key, texts, and what a press changes of the view. */

@@ -87,7 +87,18 @@ CANARIES: Series = {
 GROUP = 'rule_group="/etc/r.yml;ollama-fleet-nodes"'
 FOREIGN = 'rule_group="/etc/r.yml;node"'
 
+RELOAD = "config_last_reload_successful"
+RELOADED = "config_last_reload_success_timestamp_seconds"
+P = 'job="p",instance="c"'
+
 CASES = (
+    Case("whose configuration is refused, exporters and provisioners", pipeline.reload_good(ASK),
+         {**of(f"ollama_exporter_{RELOAD}", 1, 0), f"ollama_provisioner_{RELOAD}{{{P}}}": 0},
+         {A: 1, B: 0, f"{{{P}}}": 0}),
+    Case("how long each configuration is in force", pipeline.reload_age(ASK),
+         {**of(f"ollama_exporter_{RELOADED}", 3540, 3000),
+          f"ollama_provisioner_{RELOADED}{{{P}}}": 2600},
+         {A: 60, B: 600, f"{{{P}}}": 1000}),
     Case("an exporter's own series", pipeline.own(ASK, catalogue.EXPORTER_EXPOSITION_SAMPLES),
          of("ollama_exporter_exposition_samples", 7, 8), {A: 7, B: 8}),
     Case("of the chosen exporter", pipeline.own(ASK, catalogue.EXPORTER_EXPOSITION_SAMPLES),

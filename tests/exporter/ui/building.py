@@ -143,7 +143,7 @@ def ui_config(
 
 
 def metrics() -> SelfMetrics:
-    return SelfMetrics(shard=WHOLE, poll_interval_s=10.0)
+    return SelfMetrics(shard=WHOLE, poll_interval_s=10.0, clock=SystemClock())
 
 
 def no_sources() -> Sequence[SourceState]:
