@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import gzip
-import os
-import shutil
-import subprocess
-import sys
 import tempfile
 from email.utils import formatdate
-from hashlib import sha256
 from pathlib import Path
 
 import click
 
 from ollama_fleet.version import VERSION
+from packages.environment import (
+    HOME,
+    INTERPRETER,
+    ROOT,
+    architecture,
+    build_wheel,
+    make_environment,
+    run,
+    source_date_s,
+    tidy,
+    write,
+)
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent
-INTERPRETER = Path("/usr/bin/python3")
-"""The distribution's; the package runs with this version of it alone."""
-HOME = Path("opt/ollama-fleet")
 COMMAND = Path("usr/bin/ollama-fleet")
 EXTRAS = "alerts,dashboards,dns,provisioner"
-LAUNCHER = f"#!/{HOME}/bin/python3 -I\nfrom ollama_fleet import main\n\nmain()\n"
 COMPLETIONS = {
     "bash": "usr/share/bash-completion/completions/ollama-fleet",
     "fish": "usr/share/fish/vendor_completions.d/ollama-fleet.fish",
@@ -58,70 +60,10 @@ Description: observability for fleets of local LLM servers
 """
 
 
-def run(*words: str | Path) -> str:
-    """Run a command and return what it prints.
-
-    Raises:
-        click.ClickException: It fails; the message is what it says.
-    """
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise click.ClickException(f"{Path(words[0]).name} fails: {done.stderr.strip()}")
-    return done.stdout
-
-
-def architecture() -> str:
-    """Return Debian's name of this machine's kind."""
-    return run("dpkg", "--print-architecture").strip()
-
-
-def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file of the package."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    path.chmod(mode)
-
-
 def write_compressed(path: Path, content: bytes) -> None:
     """Write a file as Debian has manuals and changelogs: the same input gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(content, mtime=0))
-
-
-def build_wheel(folder: Path) -> Path:
-    """Return our wheel."""
-    run(sys.executable, "-P", "-m", "hatchling", "build", "--target=wheel", "--directory", folder)
-    return next(folder.glob("*.whl"))
-
-
-def make_environment(root: Path, wheel: Path) -> Path:
-    """Install wheel and locked packages into the package's own environment; return its Python."""
-    home = root / HOME
-    run(INTERPRETER, "-m", "venv", "--without-pip", home)
-    wanted = wheel.with_suffix(".txt")
-    digest = sha256(wheel.read_bytes()).hexdigest()
-    wanted.write_text(f"ollama-fleet[{EXTRAS}] @ {wheel.as_uri()} --hash=sha256:{digest}\n")
-    python = home / "bin" / "python3"
-    locked = ("--require-hashes", "--constraint", "requirements.lock", "--requirement", wanted)
-    install = ("pip", "install", "--quiet", "--only-binary", ":all:", "--link-mode", "copy")
-    run(Path(sys.executable).with_name("uv"), *install, "--python", python, *locked)
-    settle(home)
-    return python
-
-
-def settle(home: Path) -> None:
-    """Make an environment independent of where it was made, and drop what pip would need."""
-    for path in (home / "bin").iterdir():
-        if not path.name.startswith("python"):
-            path.unlink()
-    write(home / "bin" / "ollama-fleet", LAUNCHER, 0o755)
-    settings = (home / "pyvenv.cfg").read_text().splitlines(keepends=True)
-    write(home / "pyvenv.cfg", "".join(line for line in settings if "command" not in line))
-    for name in (".gitignore", ".lock"):
-        (home / name).unlink(missing_ok=True)
-    for name in ("RECORD", "REQUESTED", "direct_url.json", "uv_cache.json"):
-        for path in home.glob(f"lib/*/site-packages/*.dist-info/{name}"):
-            path.unlink()
 
 
 def add_units(root: Path, ours: tuple[str | Path, ...]) -> None:
@@ -149,7 +91,7 @@ def add_documents(root: Path) -> None:
     documents = root / "usr/share/doc/ollama-fleet"
     write(documents / "copyright", (HERE / "debian/copyright").read_text())
     write_compressed(documents / "CHANGELOG.md.gz", (ROOT / "CHANGELOG.md").read_bytes())
-    date = formatdate(int(os.environ["SOURCE_DATE_EPOCH"]))
+    date = formatdate(source_date_s())
     changes = CHANGELOG.format(version=VERSION, maintainer=MAINTAINER, date=date)
     write_compressed(documents / "changelog.gz", changes.encode())
     overrides = root / "usr/share/lintian/overrides/ollama-fleet"
@@ -175,19 +117,9 @@ def add_control(root: Path) -> None:
         write(control / name, (HERE / "debian" / name).read_text(), 0o755)
 
 
-def tidy(root: Path) -> None:
-    """Drop what running it has compiled, and give all files the same modes under every umask."""
-    for folder in [*root.rglob("__pycache__")]:
-        shutil.rmtree(folder)
-    for path in (root, *root.rglob("*")):
-        if not path.is_symlink():
-            is_program = path.stat().st_mode & 0o100 and "site-packages" not in path.parts
-            path.chmod(0o755 if path.is_dir() or is_program else 0o644)
-
-
 def assemble(root: Path, wheel: Path) -> None:
     """Make the tree that is the package."""
-    python = make_environment(root, wheel)
+    python = make_environment(root, wheel, EXTRAS)
     (root / COMMAND.parent).mkdir(parents=True)
     (root / COMMAND).symlink_to(f"/{HOME}/bin/ollama-fleet")
     add_units(root, (python, "-m", "ollama_fleet"))
@@ -202,8 +134,6 @@ def assemble(root: Path, wheel: Path) -> None:
 def build(folder: Path) -> Path:
     """Build the package into a folder, and return its file."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not os.environ.get("SOURCE_DATE_EPOCH"):
-        os.environ["SOURCE_DATE_EPOCH"] = run("git", "log", "-1", "--format=%ct").strip()
     package = folder / f"ollama-fleet_{VERSION}_{architecture()}.deb"
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch, "root")
