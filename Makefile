@@ -11,7 +11,7 @@ FETCH := $(BIN)/python -m tests.programs
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check nightly lint bench alerts-live programs docs screenshots site format lock dist deb clean
+.PHONY: help demo test check nightly lint bench alerts-live programs docs screenshots site format lock dist deb image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,10 @@ dist: ## Build the wheel and the sdist into dist/
 deb: ## Build the Debian package into dist/, for the Python of this Debian
 	@.ci/venv test
 	@$(BIN)/python -m packages.deb
+
+image: ## Build the OCI image into dist/, with the Python of this Debian, and print its digest
+	@.ci/venv test
+	@$(BIN)/python -m packages.image
 
 clean: ## Remove everything that these targets made
 	@rm -rf .venv .programs .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -217,7 +217,7 @@ def test_every_option_that_is_named_exists() -> None:
         ),
         *("--check", "--config.file", "--help", "--version"),
         # of other programs
-        *("--config.check", "--now"),
+        *("--config.check", "--now", "--read-only"),
         # of LLM servers
         *("--metrics", "--enable-metrics", "--disable-log-stats"),
         # etcd's

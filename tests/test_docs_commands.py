@@ -39,6 +39,7 @@ ELSEWHERE = {
     "systemctl": "needs systemd",
     "journalctl": "needs systemd",
     "kubectl": "needs a cluster",
+    "skopeo": "needs a registry",
 }
 """Commands that do not run here, and why, or where they do."""
 OF_A_LAB = re.compile(r"(?m)^ollama-fleet .*(?:--fleet lab|lab\.yml|:8080/instances).*$")

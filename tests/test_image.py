@@ -21,6 +21,7 @@ import pytest
 from exporter.cli import exporter
 from ollama_fleet.version import VERSION, revision, version_text
 from packages import image, oci
+from packages.environment import HOME
 from tests.conftest import ROOT
 from tests.containerd import Containerd, running_containerd
 from tests.ports import free_port
@@ -246,7 +247,7 @@ def processes_of(*words: str) -> list[Path]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         line = path.read_text(errors="replace")
-        if line.startswith(f"/{image.HOME}/") and all(word in line for word in words):
+        if line.startswith(f"/{HOME}/") and all(word in line for word in words):
             found.append(path.parent)
     return found
 
