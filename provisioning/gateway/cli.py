@@ -10,6 +10,7 @@ import click
 
 from provisioning.gateway import config, nginx
 from provisioning.gateway.errors import GatewayError
+from provisioning.gateway.keys_cli import keys_group, usage_command
 from provisioning.gateway.render import CONF_FILE, render
 
 CONFIG_FILE_VARIABLE = "OLLAMA_FLEET_GATEWAY_CONFIG_FILE"
@@ -52,3 +53,7 @@ def render_command(config_file: Path | None, output_dir: Path) -> None:
     """Write nginx's configuration and a systemd unit."""
     render(config.load(config_file), nginx.installed(), output_dir)
     click.echo(f"wrote {output_dir / CONF_FILE}", err=True)
+
+
+gateway.add_command(keys_group)
+gateway.add_command(usage_command)

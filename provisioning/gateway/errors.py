@@ -20,3 +20,7 @@ class SettingsError(GatewayError, ProblemsError):
 
 class CheckError(GatewayError):
     """nginx refuses the configuration, or no source gives a list of instances."""
+
+
+class KeysError(GatewayError):
+    """The keys file cannot be used, or has no such key."""

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from ollama_fleet.files import write_whole
 from ollama_fleet.units import SANDBOX
+from ollama_fleet.version import VERSION
 from provisioning.gateway.errors import GatewayError
 from provisioning.gateway.nginx import Nginx
 from provisioning.gateway.settings import Limit, Settings
@@ -18,6 +19,11 @@ LUA_DIR = Path(__file__).parent / "lua" / "fleet"
 CONF_FILE, LUA_SETTINGS_FILE = "nginx.conf", "gateway.json"
 UNIT_FILE = "ollama-fleet-gateway.service"
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+LOG_FORMAT = (
+    '{"time":"$time_iso8601","request_id":"$request_id","client":"$remote_addr",'
+    '"method":"$request_method","status":$status,"bytes":$bytes_sent,"duration_s":$request_time'
+    "$fleet_log}"
+)
 CHUNKED_BYTES = 1024**2
 """Up to this size a body stays in memory."""
 
@@ -46,11 +52,11 @@ def render(settings: Settings, nginx: Nginx, folder: Path) -> None:
 
 def lua_settings(settings: Settings) -> dict[str, Any]:
     """Return what Lua knows of the settings: times in seconds, sizes in bytes."""
-    sections = ("upstreams", "limits", "keep_alive", "requests", "ejection", "nginx")
+    sections = ("upstreams", "limits", "keep_alive", "requests", "ejection", "keys", "log", "nginx")
     found = {name: _plain(getattr(settings, name)) for name in sections}
     found["upstreams"]["sources"] = [_source(url) for url in settings.upstreams.sources]
     found["limits"].setdefault("default", _plain(Limit()))
-    return {"sticky": settings.sticky, **found}
+    return {"version": VERSION, "sticky": settings.sticky, **found}
 
 
 def _source(url: str) -> dict[str, Any]:
@@ -105,7 +111,7 @@ http {{
   init_by_lua_block {{ require("fleet.settings").load("{folder / LUA_SETTINGS_FILE}") }}
   init_worker_by_lua_block {{ require("fleet.router").start() }}
 
-  server_tokens off;
+{_log_format(settings)}  server_tokens off;
   access_log off;
   default_type application/json;
   reset_timedout_connection on;
@@ -124,11 +130,15 @@ http {{
   server {{
     listen {_listen(settings)};
 {_tls(settings)}\
+{_access_log(settings)}\
+    # Lines of errors show a request's query; the series and the access log tell of them too.
+    error_log stderr crit;
+    add_header X-Request-Id $request_id always;
+    log_by_lua_block {{ require("fleet.request").log() }}
     location / {{
       access_by_lua_block {{ require("fleet.request").access() }}
       header_filter_by_lua_block {{ require("fleet.request").header_filter() }}
       body_filter_by_lua_block {{ require("fleet.request").body_filter() }}
-      log_by_lua_block {{ require("fleet.request").log() }}
       proxy_pass http://fleet;
       proxy_http_version 1.1;
       # Ollama refuses names of other hosts and other origins. Instances see no key of a client's,
@@ -154,6 +164,7 @@ http {{
     listen {settings.listen.ops_address};
     location = /healthz {{ content_by_lua_block {{ require("fleet.router").healthz() }} }}
     location = /metrics {{ content_by_lua_block {{ require("fleet.metrics").serve() }} }}
+    location = /usage {{ content_by_lua_block {{ require("fleet.usage").serve() }} }}
     location / {{ return 404; }}
   }}
 }}
@@ -163,6 +174,21 @@ http {{
 def _listen(settings: Settings) -> str:
     tls = " ssl" if settings.listen.tls_certificate else ""
     return f"{settings.listen.address}{tls} backlog=4096"
+
+
+def _log_format(settings: Settings) -> str:
+    # fleet/accesslog.lua sets the last variable.
+    return f"  log_format fleet escape=none '{LOG_FORMAT}';\n" if settings.log.access_file else ""
+
+
+def _access_log(settings: Settings) -> str:
+    path = settings.log.access_file
+    if path is None:
+        return ""
+    return f"""\
+    set $fleet_log "";
+    access_log {path} fleet buffer=64k flush=1s;
+"""
 
 
 def _tls(settings: Settings) -> str:

@@ -50,6 +50,10 @@ def _source(text: str) -> str:
     return text
 
 
+def _is_loopback(address: str) -> bool:
+    return address.startswith(("127.", "[::1]"))
+
+
 Address = Annotated[str, AfterValidator(_address)]
 FilePath = Annotated[str, AfterValidator(_path)]
 Source = Annotated[str, AfterValidator(_source)]
@@ -156,6 +160,36 @@ class Ejection(Section):
     )
 
 
+Count = Annotated[int, Field(ge=0, le=10**15)]
+
+
+class Keys(Section):
+    """API keys of developers, and what each may use in a day; days begin at midnight UTC."""
+
+    file: FilePath | None = Field(
+        None,
+        description="File of `ollama-fleet gateway keys`; none: requests need no key, and only "
+        "this machine may send them.",
+    )
+    allow_anonymous: bool = Field(
+        False, description="Whether other machines may send requests although there are no keys."
+    )
+    tokens_per_day: Count | None = Field(
+        None, description="Tokens of a developer whose key has no limit of its own; none: any."
+    )
+    requests_per_day: Count | None = Field(
+        None, description="Requests of a developer whose key has no limit of its own; none: any."
+    )
+
+
+class Log(Section):
+    """What is written about each request."""
+
+    access_file: FilePath | None = Field(
+        None, description="File that gets a line of JSON for each request, without its prompt."
+    )
+
+
 class Nginx(Section):
     """Processes, files and connections."""
 
@@ -198,6 +232,8 @@ class Settings(Section):
     keep_alive: KeepAlive = KeepAlive()
     requests: Requests = Requests()
     ejection: Ejection = Ejection()
+    keys: Keys = Keys()
+    log: Log = Log()
     nginx: Nginx = Nginx()
 
     @model_validator(mode="after")
@@ -213,6 +249,11 @@ class Settings(Section):
             yield "listen.tls_certificate and listen.tls_key must be set together"
         if listen.address == listen.ops_address:
             yield "listen.address and listen.ops_address must differ"
+        if not (self.keys.file or self.keys.allow_anonymous or _is_loopback(listen.address)):
+            yield (
+                "listen.address is open to other machines and there are no API keys: set "
+                "keys.file, or keys.allow_anonymous if everyone may send requests"
+            )
 
     def limit(self, engine: str) -> Limit:
         """Return what one instance of an engine takes."""

@@ -1,6 +1,7 @@
 -- What a client asks for: the endpoint, the model, and what it may not ask for.
 local cjson = require "cjson.safe"
 local answer = require "fleet.answer"
+local faults = require "fleet.faults"
 local keys = require "fleet.keys"
 local metrics = require "fleet.metrics"
 local router = require "fleet.router"
@@ -35,6 +36,7 @@ local CHANGES = {
 local TYPES = { [400] = "invalid_request_error", [401] = "authentication_error",
   [403] = "permission_error", [404] = "not_found_error", [413] = "invalid_request_error",
   [429] = "rate_limit_error" }
+local REASONS = { [400] = "bad_request", [413] = "too_large", [429] = "fleet_full" }
 local TEXTS = {
   [400] = "the gateway cannot read the request",
   [408] = "the request did not arrive in time",
@@ -230,6 +232,9 @@ end
 local function explain(ctx)
   local failure = ctx.failure or { status = ngx.status }
   ngx.status = failure.status
+  if REASONS[failure.status] then
+    metrics.reject(REASONS[failure.status])
+  end
   ctx.replacement = error_body(failure.status, TEXTS[failure.status] or "the gateway failed")
   ngx.header["Retry-After"] = failure.retry_after
   ngx.header["Content-Type"] = "application/json"
@@ -262,9 +267,12 @@ function _M.body_filter()
 end
 
 function _M.log()
-  local ctx = ngx.ctx
+  router.finish(ngx.ctx)
   metrics.finish()
-  router.finish(ctx)
+end
+
+for _, phase in ipairs({ "access", "header_filter", "body_filter", "log" }) do
+  _M[phase] = faults.logged(_M[phase])
 end
 
 return _M

@@ -147,6 +147,8 @@ function _M.balance()
   balancer.enable_keepalive(settings.nginx.idle_timeout, 1000000)
 end
 
+_M.balance = require("fleet.faults").logged(_M.balance)
+
 -- At a request's end.
 function _M.finish(ctx)
   if ctx.holds then
