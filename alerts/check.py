@@ -159,12 +159,13 @@ async def _result(client: PrometheusClient, settings: Settings) -> Result:
 
 async def present(client: PrometheusClient, settings: Settings, *, since_s: float) -> Present:
     """Return the series of the scrape jobs that there were since a time."""
-    jobs = (settings.prometheus.job, settings.prometheus.provisioner_job)
+    prometheus = settings.prometheus
+    jobs = (prometheus.job, prometheus.provisioner_job, prometheus.gateway_job)
     names = {
         job: frozenset(await client.series_names(f'{{job="{job}"}}', since_s=since_s))
         for job in jobs
     }
-    return Present(names, settings.prometheus.job)
+    return Present(names, prometheus.job, prometheus.gateway_job)
 
 
 async def _checked(

@@ -78,6 +78,7 @@ REQUESTS = (
     "OllamaFleetRequestsFailing",
     "OllamaModelRequestsFailing",
 )
+GATEWAY_FULL = ("OllamaGatewayFleetFull", "OllamaGatewayRejectionsHigh")
 SLO = ("OllamaFleetAvailabilityBudgetBurn", "OllamaFleetErrorBudgetBurn")
 FLEET_ALERTS = (*FLEET, *PERFORMANCE, *MODELS, *CANARY, *NODES, *LIFE_CYCLE, *REQUESTS, *SLO)
 """Alerts on what the exporter reports of the fleet: without it they cannot be trusted."""
@@ -171,6 +172,8 @@ RULES = (
                 "OllamaFleetTokenThroughputLow",
                 "OllamaFleetQueueSaturated",
                 "OllamaNodeInstancesDown",
+                *GATEWAY_FULL,
+                "OllamaGatewayUpstreamsEjected",
             ),
         ),
         reason="They follow from the instances that are missing, which is known by now.",
@@ -183,7 +186,7 @@ RULES = (
     ),
     Inhibition(
         sources=(named("OllamaFleetAllDrained"),),
-        targets=(named("OllamaFleetDrainedLong", "OllamaFleetTrafficLost"),),
+        targets=(named("OllamaFleetDrainedLong", "OllamaFleetTrafficLost", *GATEWAY_FULL),),
         reason="The same instances, and all of them: nothing is left for requests to reach.",
     ),
     Inhibition(
@@ -201,6 +204,39 @@ RULES = (
         sources=(named("OllamaFleetRequestsFailing"),),
         targets=(named("OllamaModelRequestsFailing", "OllamaFleetErrorBudgetBurn"),),
         reason="The same failures, further down.",
+    ),
+    Inhibition(
+        sources=(named("OllamaGatewayAllDown"),),
+        targets=(
+            named(
+                "OllamaGatewayDown",
+                *GATEWAY_FULL,
+                "OllamaGatewayListRefused",
+                "OllamaGatewayListStale",
+                "OllamaGatewayUpstreamsEjected",
+                "OllamaFleetTrafficLost",
+                "OllamaFleetSeriesAbsent",
+            ),
+        ),
+        reason="Without a gateway there are no requests, and nobody counts them.",
+    ),
+    Inhibition(
+        sources=(named("OllamaGatewayFleetFull"),),
+        targets=(named("OllamaGatewayRejectionsHigh"),),
+        reason="The same rejections, and more of them.",
+    ),
+    Inhibition(
+        sources=(named("OllamaGatewayListRefused"), 'instance=~".+"'),
+        targets=(named("OllamaGatewayListStale"),),
+        equal=("instance",),
+        reason="A list that is refused gets old.",
+    ),
+    Inhibition(
+        sources=(
+            named("OllamaFleetExporterDown", "OllamaFleetMetricsAbsent", "OllamaFleetPollStale"),
+        ),
+        targets=(named("OllamaGatewayListStale"),),
+        reason="An exporter that does not poll serves no upstream list.",
     ),
     Inhibition(
         sources=(named("OllamaNodeInstancesDown"), 'node=~".+"'),

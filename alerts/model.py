@@ -27,6 +27,7 @@ class Dashboard(StrEnum):
     NODES = "ollama-fleet-nodes"
     MODELS = "ollama-fleet-models"
     EXPORTER = "ollama-fleet-exporter"
+    TRAFFIC = "ollama-fleet-traffic"
 
 
 @dataclass(frozen=True, slots=True)

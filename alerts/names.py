@@ -102,6 +102,13 @@ NODE_SPEED_RATIO = "node_model_engine:ollama_tokens_per_second_per_peers:ratio"
 READY_RATIO = "fleet:ollama_provisioner_ready_instances_per_wanted:ratio"
 """As the leading provisioner counts; absent where none leads, or nothing is wanted."""
 
+GATEWAY_REQUESTS = "fleet:ollama_gateway_requests:rate5m"
+"""That instances took, through all gateways."""
+FLEET_FULL = "fleet:ollama_gateway_rejected_fleet_full:rate5m"
+"""That the gateways rejected because every instance was at its limit."""
+FLEET_FULL_RATIO = "fleet:ollama_gateway_rejected_fleet_full_per_requests:ratio_rate5m"
+"""FLEET_FULL by all of both; absent below `thresholds.min_requests` such rejections."""
+
 # For dashboards, which could not ask 10,000 series for each point of a chart
 
 LATENCY_SPREAD = "fleet:ollama_instance_request_latency_p99_seconds:quantile"

@@ -90,6 +90,11 @@ class PrometheusSettings(Section):
         description="Scrape job of the provisioners, with the same intervals. Without such a job "
         "no provisioner is expected.",
     )
+    gateway_job: JobName = Field(
+        "ollama-fleet-gateway",
+        description="Scrape job of the gateways' ops listeners, with the same intervals. Without "
+        "such a job no gateway is expected.",
+    )
 
 
 def _parse_size(given: object) -> str:
@@ -273,6 +278,22 @@ class Thresholds(Section):
     scrape_duration: Share = Field(
         0.8, description="Ticket if a scrape takes longer than this share of its timeout."
     )
+    fleet_full: Share = Field(
+        0.25,
+        description="Page if the gateways reject a larger share of the requests because every "
+        "instance is at its limit.",
+    )
+    rejections: Share = Field(
+        0.02, description="Ticket if they reject a larger share for that reason."
+    )
+    upstreams_age: Duration = Field(
+        120.0, description="Ticket if the upstream list of a gateway is older."
+    )
+    ejected_upstreams: Share = Field(
+        0.1,
+        description="Ticket if a gateway sends no requests to a larger share of the instances in "
+        "its list.",
+    )
     view_age: Duration = Field(
         120.0, description="Ticket if a provisioner's view of its store is older."
     )
@@ -437,6 +458,11 @@ class Settings(Section):
         return replace(self.scope, job=self.prometheus.provisioner_job)
 
     @property
+    def gateway_scope(self) -> Scope:
+        """Return the same of the gateways' scrape job."""
+        return replace(self.scope, job=self.prometheus.gateway_job)
+
+    @property
     def fixed_size(self) -> str:
         """Return the fleet's size where it is a fixed number, otherwise nothing."""
         return "" if self.fleet.size == INVENTORY else self.fleet.size
@@ -486,10 +512,13 @@ class Settings(Section):
         yield from self._budget_faults()
         if thresholds.inventory_lost <= thresholds.inventory_shrunk:
             yield "thresholds.inventory_lost must be larger than thresholds.inventory_shrunk"
-        if prometheus.provisioner_job == prometheus.job:
+        if thresholds.fleet_full <= thresholds.rejections:
+            yield "thresholds.fleet_full must be larger than thresholds.rejections"
+        jobs = (prometheus.job, prometheus.provisioner_job, prometheus.gateway_job)
+        if len(set(jobs)) < len(jobs):
             yield (
-                "prometheus.provisioner_job must not be prometheus.job: exporters and provisioners "
-                "are watched for different things"
+                "prometheus.job, prometheus.provisioner_job and prometheus.gateway_job must "
+                "differ: exporters, provisioners and gateways are watched for different things"
             )
 
     def _budget_faults(self) -> Iterator[str]:

@@ -20,6 +20,7 @@ class Present:
 
     names_by_job: Mapping[str, frozenset[str]]
     exporter_job: str
+    gateway_job: str
 
     def has(self, job: str, name: str) -> bool:
         """Return whether a job has a series of this name."""
@@ -96,7 +97,7 @@ INSTANCE = Source(
 )
 LATENCY = Source(
     "no latency: stock Ollama and llama-server report none; switch on the canary "
-    "(--canary.period), or use servers or a gateway that report request durations",
+    "(--canary.period), or read a gateway (--gateway.url)",
     (
         catalogue.FLEET_REQUEST_DURATION,
         catalogue.FLEET_CANARY_DURATION,
@@ -105,13 +106,12 @@ LATENCY = Source(
     (FLEET,),
 )
 REQUESTS = Source(
-    "no request counts: stock Ollama and llama-server report none; use servers or a gateway that "
-    "report request durations",
+    "no request counts: stock Ollama and llama-server report none; read a gateway (--gateway.url)",
     (catalogue.FLEET_REQUESTS, catalogue.FLEET_REQUEST_ERRORS),
     (FLEET,),
 )
 ERRORS = Source(
-    "no error counts: stock Ollama and llama-server report none; use servers that do",
+    "no error counts: stock Ollama and llama-server report none; read a gateway (--gateway.url)",
     (catalogue.FLEET_ERRORS, catalogue.NODE_ERRORS),
     (FLEET,),
 )
@@ -126,7 +126,7 @@ SPEED = Source(
     (FLEET,),
 )
 TOKENS = Source(
-    "no token counts: stock Ollama reports none; use servers that do",
+    "no token counts: stock Ollama reports none; read a gateway (--gateway.url)",
     (catalogue.FLEET_GENERATED_TOKENS,),
     (FLEET,),
     matcher=NOT_SERVING,
@@ -195,6 +195,15 @@ EXPORTER_SOURCES = (
         (INSTANCE,),
     ),
 )
+GATEWAY_SCRAPE = Source("no gateway in the scrape job {job}: add one if you run it", ("up",))
+GATEWAY_SOURCES = (
+    GATEWAY_SCRAPE,
+    Source(
+        "no series of a gateway in the scrape job {job}: its targets are down, or something else",
+        catalogue.GATEWAY_SERIES,
+        (GATEWAY_SCRAPE,),
+    ),
+)
 PROVISIONER_SCRAPE = Source(
     "no provisioner in the scrape job {job}: add one if you run it", ("up",)
 )
@@ -222,12 +231,17 @@ def gaps(name: str, matchers: str, present: Present) -> Iterator[Gap]:
     found = JOB.search(matchers)
     # The recorded series that rules select by such a matcher have no job, and are the exporter's.
     job = found[1] if found else present.exporter_job
-    is_exporter = job == present.exporter_job
-    for source in EXPORTER_SOURCES if is_exporter else PROVISIONER_SOURCES:
+    for source in _sources(job, present):
         if name in source.names and not present.has(job, name):
             yield Gap(name, source.why(job, present))
         if source.matcher and source.matcher in matchers and (reason := source.fault(job, present)):
             yield Gap(source.names[0], reason)
+
+
+def _sources(job: str, present: Present) -> tuple[Source, ...]:
+    if job == present.exporter_job:
+        return EXPORTER_SOURCES
+    return GATEWAY_SOURCES if job == present.gateway_job else PROVISIONER_SOURCES
 
 
 def _names(each: Series | str) -> tuple[str, ...]:

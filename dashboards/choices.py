@@ -34,6 +34,7 @@ class Uid(StrEnum):
     NODES = "ollama-fleet-nodes"
     MODELS = "ollama-fleet-models"
     INSTANCE = "ollama-fleet-instance"
+    TRAFFIC = "ollama-fleet-traffic"
     EXPORTER = "ollama-fleet-exporter"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dashboards import exporter_health, instance, models, nodes, overview
+from dashboards import exporter_health, instance, models, nodes, overview, traffic
 from dashboards.kit.board import Board, document
 from dashboards.settings import DashboardSettings
 from ollama_fleet.tables import table
@@ -15,6 +15,7 @@ MAKERS = (
     nodes.dashboard,
     models.dashboard,
     instance.dashboard,
+    traffic.dashboard,
     exporter_health.dashboard,
 )
 

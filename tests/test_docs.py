@@ -375,19 +375,23 @@ def test_the_service_discoveries_and_the_rights_they_need_are_as_shown() -> None
 def test_prometheus_accepts_the_scrape_configurations(
     promtool_binary: Path, tmp_path: Path
 ) -> None:
-    exporter_text, provisioner_text = (text for text in YAML if text.startswith("scrape_configs"))
-    (of_exporter,) = yaml.safe_load(exporter_text)["scrape_configs"]
-    (of_provisioner,) = yaml.safe_load(provisioner_text)["scrape_configs"]
+    texts = [text for text in YAML if text.startswith("scrape_configs")]
+    jobs = [job for text in texts for job in yaml.safe_load(text)["scrape_configs"]]
+    of_exporter, of_provisioner, of_gateway = sorted(
+        jobs, key=lambda job: ("exporter", "provisioner", "gateway").index(job["job_name"][13:])
+    )
     listen_address = next(item.default for item in SETTINGS if "web.listen-address" == item.name)
     expected = Settings().prometheus
 
-    for text in (exporter_text, provisioner_text):
+    for text in texts:
         check_config(promtool_binary, tmp_path / "prometheus.yml", text)
     assert of_exporter["honor_labels"]
     assert [{"targets": [listen_address]}] == of_exporter["static_configs"]
     assert expected.provisioner_job == of_provisioner["job_name"] == PROVISIONER_JOB
-    assert duration_text(expected.scrape_interval) == of_provisioner["scrape_interval"]
-    assert [expected.cluster_label] == list(of_provisioner["static_configs"][0]["labels"])
+    assert expected.gateway_job == of_gateway["job_name"]
+    for job in (of_provisioner, of_gateway):
+        assert duration_text(expected.scrape_interval) == job["scrape_interval"]
+        assert [expected.cluster_label] == list(job["static_configs"][0]["labels"])
 
 
 def test_the_web_configuration_is_accepted(tmp_path: Path) -> None:

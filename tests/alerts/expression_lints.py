@@ -114,7 +114,8 @@ def order(groups: Sequence[Group], _: Settings) -> Iterator[str]:
 
 def jobs(groups: Sequence[Group], settings: Settings) -> Iterator[str]:
     """Find scraped series of any job: somebody else may publish the same name."""
-    ours = {settings.prometheus.job, settings.prometheus.provisioner_job}
+    prometheus = settings.prometheus
+    ours = {prometheus.job, prometheus.provisioner_job, prometheus.gateway_job}
     recorded = known(groups, settings).recordings
     for rule in rules(groups):
         for selector in tree.selectors(rule.expr):

@@ -16,6 +16,7 @@ ALERTS = 'count by (cluster, severity) (ALERTS{alertname="%s", alertstate="firin
 DRAINING = f'{names.INSTANCES}{{status="draining"}}'
 HEALTHY = f'{names.INSTANCES}{{status="healthy"}}'
 UP = 'up{job="ollama-fleet-exporter"}'
+GATEWAY_UP = 'up{job="ollama-fleet-gateway"}'
 MODEL_P99 = f'{names.MODEL_REQUESTS_P99}{{model="m"}}'
 SLOWEST = (
     f"{catalogue.FLEET_INSTANCE_REQUEST_LATENCY_P99.name}"
@@ -149,6 +150,8 @@ def _model(status: str) -> str:
 
 
 SHARED = (
+    Limit(name="OllamaGatewayFleetFull", severity=TICKET, hold_min=5,
+          at={names.GATEWAY_REQUESTS: 3, names.FLEET_FULL: 1}, beyond={names.FLEET_FULL: 1.01}),
     Limit(name="OllamaFleetLatencyP99High", severity=TICKET, hold_min=5,
           at=_latency(120), beyond=_latency(120.5)),
     Limit(name="OllamaFleetLatencyHighLowTraffic", severity=TICKET, hold_min=15,
@@ -189,6 +192,8 @@ LIMITS: Mapping[str, tuple[Limit | Recorded, ...]] = {
               at={UP: 1}, beyond={UP: 0}),
         Limit(name="OllamaFleetMetricsAbsent", severity=PAGE, hold_min=15,
               at={UP: 1, HEALTHY: 1}, beyond={HEALTHY: None}),
+        Limit(name="OllamaGatewayAllDown", severity=PAGE, hold_min=15,
+              at={GATEWAY_UP: 1}, beyond={GATEWAY_UP: 0}),
         Limit(name="OllamaFleetInventoryShrunk", severity=TICKET, hold_min=5,
               at={names.PERMANENT: 600, names.DRAINED: 0}, beyond={names.PERMANENT: 599},
               before={names.PERMANENT: 1_000}),
@@ -209,6 +214,8 @@ LIMITS: Mapping[str, tuple[Limit | Recorded, ...]] = {
               at={_model("healthy"): 1, _model("unreachable"): 3}, beyond={_model("healthy"): 0}),
         Limit(name="OllamaFleetManyCanariesStalled", severity=PAGE, hold_min=6,
               at=EXPECTED | {STALLED: 500}, beyond={STALLED: 501}),
+        Limit(name="OllamaGatewayAllDown", severity=PAGE, hold_min=10,
+              at={GATEWAY_UP: 1}, beyond={GATEWAY_UP: 0}),
         Recorded(name="fleet:ollama_healthy_instances:threshold", value=9_000, given=EXPECTED),
     ),
 }  # fmt: skip

@@ -105,7 +105,9 @@ def plurals(groups: Sequence[Group], _: Settings) -> Iterator[str]:
             yield f"{alert.name}: says {found[0]!r} of one"
 
 
-WITHOUT_VALUE = frozenset({"OllamaFleetExporterDown", "OllamaFleetMetricsAbsent"})
+WITHOUT_VALUE = frozenset(
+    {"OllamaFleetExporterDown", "OllamaFleetMetricsAbsent", "OllamaGatewayAllDown"}
+)
 """What is absent has neither a value nor labels to tell of."""
 
 

@@ -22,10 +22,14 @@ from alerts import check, report, rulebook
 from alerts.cli import alerts
 from alerts.model import Alert
 from alerts.settings import Settings
-from alerts.sources import EXPORTER_SOURCES, PROVISIONER_SOURCES
+from alerts.sources import EXPORTER_SOURCES, GATEWAY_SOURCES, PROVISIONER_SOURCES
 
 NAMES = sorted(
-    {name for source in (*EXPORTER_SOURCES, *PROVISIONER_SOURCES) for name in source.names}
+    {
+        name
+        for source in (*EXPORTER_SOURCES, *GATEWAY_SOURCES, *PROVISIONER_SOURCES)
+        for name in source.names
+    }
 )
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

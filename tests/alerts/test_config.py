@@ -166,7 +166,7 @@ def test_settings_that_contradict_each_other_are_refused_together() -> None:
 def test_one_scrape_job_for_exporters_and_provisioners_is_refused() -> None:
     (problem,) = refusal(None, "prometheus.provisioner_job=ollama-fleet-exporter")
 
-    assert "prometheus.provisioner_job must not be prometheus.job" in problem
+    assert "prometheus.gateway_job must differ" in problem
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,13 @@ def _sent_after_s(name: str) -> float:
         ("OllamaFleetLatencyP99High", "OllamaModelLatencyP99High"),
         ("OllamaFleetLatencyP99High", "OllamaFleetLatencyRising"),
         ("OllamaFleetRequestsFailing", "OllamaModelRequestsFailing"),
+        ("OllamaGatewayAllDown", "OllamaGatewayDown"),
+        ("OllamaGatewayAllDown", "OllamaFleetTrafficLost"),
+        ("OllamaGatewayFleetFull", "OllamaGatewayRejectionsHigh"),
+        ("OllamaGatewayListRefused", "OllamaGatewayListStale"),
+        ("OllamaFleetHealthyInstancesLow", "OllamaGatewayFleetFull"),
+        ("OllamaFleetExporterDown", "OllamaGatewayListStale"),
+        ("OllamaFleetMetricsAbsent", "OllamaGatewayListStale"),
         ("OllamaFleetRequestsFailing", "OllamaFleetErrorBudgetBurn"),
     ],
 )
@@ -271,6 +278,26 @@ MUTED_AND_NOT: list[tuple[str, list[Labels], list[Labels], list[Labels]]] = [
         + named("OllamaProvisionerBehind", severity="warning"),
         named("OllamaProvisionerNodeUnreachable", severity="warning")
         + named("OllamaProvisionerDown", severity="warning", instance="p:2"),
+    ),
+    (
+        "a fleet without its gateways has no requests, and nobody counts them",
+        named("OllamaGatewayAllDown"),
+        named("OllamaGatewayDown", "OllamaGatewayListStale", severity="warning", instance="g:1")
+        + named("OllamaGatewayFleetFull", "OllamaFleetTrafficLost"),
+        named("OllamaFleetHealthyInstancesLow", "OllamaFleetRequestsFailing"),
+    ),
+    (
+        "a fleet that lost many instances is full",
+        named("OllamaFleetHealthyInstancesLow"),
+        named("OllamaGatewayFleetFull")
+        + named("OllamaGatewayUpstreamsEjected", severity="warning", instance="g:1"),
+        named("OllamaGatewayAllDown"),
+    ),
+    (
+        "a list that is refused gets old, at that gateway",
+        named("OllamaGatewayListRefused", severity="warning", instance="g:1"),
+        named("OllamaGatewayListStale", severity="warning", instance="g:1"),
+        named("OllamaGatewayListStale", severity="warning", instance="g:2"),
     ),
     (
         "critical age mutes age",

@@ -10,13 +10,14 @@ from alerts import rulebook
 from alerts.model import Recording
 from alerts.needs import Needs
 from alerts.settings import Settings
-from alerts.sources import EXPORTER_SOURCES, PROVISIONER_SOURCES, Present
+from alerts.sources import EXPORTER_SOURCES, GATEWAY_SOURCES, PROVISIONER_SOURCES, Present
 from tests.alerts import promql_tree
 
 SETTINGS = Settings()
 GROUPS = rulebook.groups(SETTINGS)
 RECORDINGS = [rule for group in GROUPS for rule in group.recordings]
 JOB, PROVISIONER_JOB = SETTINGS.prometheus.job, SETTINGS.prometheus.provisioner_job
+GATEWAY_JOB = SETTINGS.prometheus.gateway_job
 SPEED, UP = "ollama_fleet_tokens_per_second", "ollama_instance_up"
 QUEUED, KV = "ollama_fleet_requests_queued", "ollama_model_instance_kv_cache_usage_ratio"
 PEERS = "ollama_node_peers_tokens_per_second"
@@ -30,7 +31,7 @@ FLEET = frozenset(name for name in PUBLISHED if not name.startswith("ollama_expo
 
 
 def needs(*present: str, recordings: list[Recording] = RECORDINGS) -> Needs:
-    return Needs(recordings, Present({JOB: frozenset(present)}, JOB))
+    return Needs(recordings, Present({JOB: frozenset(present)}, JOB, GATEWAY_JOB))
 
 
 def reasons(*present: str) -> dict[str, list[str]]:
@@ -84,7 +85,11 @@ def test_an_expression_lacks_what_none_of_its_alternatives_can_do_without(
 
 
 def test_every_series_that_a_rule_reads_has_a_source() -> None:
-    sources = {JOB: EXPORTER_SOURCES, PROVISIONER_JOB: PROVISIONER_SOURCES}
+    sources = {
+        JOB: EXPORTER_SOURCES,
+        PROVISIONER_JOB: PROVISIONER_SOURCES,
+        GATEWAY_JOB: GATEWAY_SOURCES,
+    }
     known = {
         (job, name) for job, some in sources.items() for source in some for name in source.names
     }
@@ -105,10 +110,11 @@ def test_every_series_that_a_rule_reads_has_a_source() -> None:
 def test_with_all_series_every_alert_of_the_exporter_can_fire() -> None:
     found = {name: why for name, why in reasons(*EXPORTER_NAMES).items() if why}
 
-    assert {"no provisioner in the scrape job ollama-fleet-provisioner"} == {
-        reason for why in found.values() for reason in why
-    }
-    assert all(name.startswith("OllamaProvisioner") for name in found)
+    assert {
+        "no gateway in the scrape job ollama-fleet-gateway",
+        "no provisioner in the scrape job ollama-fleet-provisioner",
+    } == {reason for why in found.values() for reason in why}
+    assert all(name.startswith(("OllamaProvisioner", "OllamaGateway")) for name in found)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +151,7 @@ def test_a_missing_series_is_explained_by_the_first_fault_on_the_way_to_it(
 
 
 def test_series_of_another_job_are_not_there() -> None:
-    other = Present({"llm": EXPORTER_NAMES}, JOB)
+    other = Present({"llm": EXPORTER_NAMES}, JOB, GATEWAY_JOB)
     renamed = dataclasses.replace(other, exporter_job="llm")
 
     assert Needs(RECORDINGS, other).lacking(f'{UP}{{job="{JOB}"}}')

@@ -341,7 +341,8 @@ def test_some_panels_of_every_dashboard_must_have_something_to_show() -> None:
     for uid, board in BOARDS.items():
         ids = {one["id"] for one in panels(document(Uid(uid)))}
         assert board.may_be_empty <= ids
-        assert 4 <= len(ids - board.may_be_empty)
+        if uid != Uid.TRAFFIC:  # a fleet may have no gateway
+            assert 4 <= len(ids - board.may_be_empty)
 
 
 # What stock Ollama lacks

@@ -41,7 +41,7 @@ class Allowed:
 OF_JOBS = ("template-job-rule", "target-job-rule")
 OF_INSTANCES = ("template-instance-rule", "target-instance-rule")
 OF_QUERIES = ("target-job-rule", "target-instance-rule")
-OF_THE_FLEET = (Uid.OVERVIEW, Uid.NODES, Uid.MODELS, Uid.INSTANCE)
+OF_THE_FLEET = (Uid.OVERVIEW, Uid.NODES, Uid.MODELS, Uid.INSTANCE, Uid.TRAFFIC)
 NO_JOB = (
     "what the rules record has no job, and that of the exporters is a setting: the cluster is what "
     "tells two fleets apart, so it is the variable and in every selector"

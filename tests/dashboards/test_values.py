@@ -21,6 +21,7 @@ from tests.dashboards.values import (
     node_cases,
     pipeline_cases,
     provisioner_cases,
+    traffic_cases,
 )
 
 CASES = (
@@ -30,6 +31,7 @@ CASES = (
     *instance_cases.CASES,
     *pipeline_cases.CASES,
     *provisioner_cases.CASES,
+    *traffic_cases.CASES,
 )
 
 
