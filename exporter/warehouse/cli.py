@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -27,6 +28,7 @@ from exporter.warehouse.export import (
 from exporter.warehouse.rollups import HOUR_S, Naming
 from exporter.warehouse.storage import Warehouse
 from ollama_fleet import logs
+from ollama_fleet.levels import parse_share
 from ollama_fleet.options import Duration
 from ollama_fleet.prometheus import PrometheusClient
 from ollama_fleet.tables import count_text
@@ -34,6 +36,8 @@ from ollama_fleet.tables import count_text
 log = logging.getLogger("exporter.warehouse")
 
 NAMING = Naming()
+DAY_S = 86_400.0
+FORMATS = (".png", ".svg")
 Command = Callable[..., None]
 
 
@@ -89,6 +93,7 @@ def warehouse() -> None:
     Examples:
       ollama-fleet warehouse export --prometheus http://127.0.0.1:9090 --warehouse /srv/warehouse
       ollama-fleet warehouse export --prometheus http://127.0.0.1:9090 --warehouse s3://fleet/hours
+      ollama-fleet warehouse trend --warehouse /srv/warehouse --plot trend.svg
     """  # noqa: D301 - click keeps the lines after a backspace as they are
 
 
@@ -193,3 +198,77 @@ def _exported_text(done: Exported) -> str:
         f"{count_text(done.n_hours, 'hour')} exported, {done.n_empty} of them empty: "
         f"{done.n_bytes:,} bytes in {done.duration_s:.1f} s"
     )
+
+
+def _share(_: click.Context, __: click.Parameter, text: str) -> float:
+    try:
+        share = parse_share(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    if not 0 < share < 1:
+        raise click.BadParameter("must be above 0% and below 100%")
+    return share
+
+
+def _pictures(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    for path in paths:
+        if path.suffix not in FORMATS:
+            raise click.BadParameter(f"must end with {' or '.join(FORMATS)}, got {path}")
+    return paths
+
+
+@warehouse.command("trend")
+@warehouse_options
+@click.option(
+    "--since",
+    "since_s",
+    type=Duration(DAY_S),
+    default="365d",
+    show_default=True,
+    metavar="DURATION",
+    help="How far back to look from the last day of the warehouse.",
+)
+@click.option(
+    "--replace-below",
+    "share",
+    default="90%",
+    show_default=True,
+    callback=_share,
+    metavar="SHARE",
+    help="Replace hardware when its speed is down to this share of new.",
+)
+@click.option(
+    "--plot",
+    "pictures",
+    multiple=True,
+    callback=_pictures,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the trend into this file, .png or .svg. Repeatable.",
+)
+@click.option("--json", "is_json", is_flag=True, help="Print JSON, with every node.")
+def show_trend(
+    *,
+    place: str,
+    endpoint_url: str | None,
+    since_s: float,
+    share: float,
+    pictures: tuple[Path, ...],
+    is_json: bool,
+) -> None:
+    """Say how fast hardware ages, which nodes age faster than their peers, when to replace.
+
+    Speed per instance against its own past, in percent a month with a 95 % interval: for the fleet,
+    each hardware and each node. It needs weeks, and is good after months.
+    """
+    from exporter.warehouse import daily, plot, report, trend  # scipy takes a second to import
+
+    store = Warehouse(place, endpoint_url=endpoint_url)
+    days = daily.days_since(store, since_s)
+    stretches = daily.stretches(store, days)
+    found = trend.trend(stretches, days[0], days[-1])
+    for path in pictures:
+        plot.draw(found, stretches, path)
+    if is_json:
+        click.echo(json.dumps(report.trend_json(found, share), indent=2))
+    else:
+        click.echo(report.trend_text(found, share))
