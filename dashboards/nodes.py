@@ -106,7 +106,8 @@ def _slowest(select: Selectors) -> Panel:
         title="Nodes slowest against their peers",
         description="Tokens per second per instance against the median of the nodes with the same "
         "model, engine and hardware. Slow ones share a rack, a batch or a BIOS setting: compare "
-        "with one that is not. Series: node_model_engine:ollama_tokens_per_second_per_peers:ratio.",
+        "with one that is not; `ollama-fleet warehouse explain --slow` names what they share. "
+        "Series: node_model_engine:ollama_tokens_per_second_per_peers:ratio.",
         no_data=NO_PEERS,
     )
     panel = choices.rows_by_cluster(

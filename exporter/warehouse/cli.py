@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def warehouse() -> None:
       ollama-fleet warehouse export --prometheus http://127.0.0.1:9090 --warehouse /srv/warehouse
       ollama-fleet warehouse export --prometheus http://127.0.0.1:9090 --warehouse s3://fleet/hours
       ollama-fleet warehouse trend --warehouse /srv/warehouse --plot trend.svg
+      ollama-fleet warehouse explain --warehouse /srv/warehouse --slow
     """  # noqa: D301 - click keeps the lines after a backspace as they are
 
 
@@ -272,3 +274,80 @@ def show_trend(
         click.echo(json.dumps(report.trend_json(found, share), indent=2))
     else:
         click.echo(report.trend_text(found, share))
+
+
+class Outliers(StrEnum):
+    """Which instances are to be explained."""
+
+    SLOW = "slow"
+    FAILING = "failing"
+    AGEING = "ageing"
+
+
+@warehouse.command("explain")
+@warehouse_options
+@click.option("--slow", "kind", flag_value=Outliers.SLOW, help="Explain slow instances (default).")
+@click.option("--failing", "kind", flag_value=Outliers.FAILING, help="Explain failing instances.")
+@click.option(
+    "--ageing", "kind", flag_value=Outliers.AGEING, help="Explain nodes that age faster than peers."
+)
+@click.option(
+    "--since",
+    "since_s",
+    type=Duration(DAY_S),
+    metavar="DURATION",
+    help="How far back to look from the last day of the warehouse. [default: 1d; 365d of --ageing]",
+)
+@click.option(
+    "--slow-below",
+    default="85%",
+    show_default=True,
+    callback=_share,
+    metavar="SHARE",
+    help="An instance is slow below this share of the median speed of its peers: same model, "
+    "engine and hardware.",
+)
+@click.option(
+    "--failing-below",
+    default="99%",
+    show_default=True,
+    callback=_share,
+    metavar="SHARE",
+    help="An instance fails below this uptime.",
+)
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+def explain_outliers(
+    *,
+    place: str,
+    endpoint_url: str | None,
+    kind: str | None,
+    since_s: float | None,
+    slow_below: float,
+    failing_below: float,
+    is_json: bool,
+) -> None:
+    """Say which labels explain the slow, failing or ageing instances of a period.
+
+    Any label of the inventory, model, engine, version, quantisation, hardware and node. Each node
+    counts once, and p-values are corrected for the number of values.
+    """
+    from exporter.warehouse import daily, explain, outliers, report, trend  # scipy takes a second
+
+    store = Warehouse(place, endpoint_url=endpoint_url)
+    is_ageing = kind == Outliers.AGEING
+    days = daily.days_since(store, since_s or (365 * DAY_S if is_ageing else DAY_S))
+    seen = outliers.seen(store, days[-1:] if is_ageing else days)
+    if is_ageing:
+        is_outlier = outliers.ageing(
+            trend.trend(daily.stretches(store, days), days[0], days[-1]).ageing
+        )
+    elif kind == Outliers.FAILING:
+        is_outlier = outliers.failing(failing_below)
+    else:
+        is_outlier = outliers.slow(seen, slow_below)
+    subjects = outliers.subjects(seen, is_outlier)
+    found = explain.explanations(subjects)
+    if is_json:
+        click.echo(json.dumps(report.explained_json(subjects, found), indent=2))
+    else:
+        click.echo(report.explained_text(subjects, found, kind or Outliers.SLOW))

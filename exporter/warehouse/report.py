@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from exporter.warehouse.explain import Explanation, Subject
 from exporter.warehouse.trend import ALPHA, Estimate, NodeTrend, Trend
 from ollama_fleet.tables import count_text, table
 
@@ -113,3 +114,54 @@ def _node(found: Trend, one: NodeTrend, share: float) -> Mapping[str, Any]:
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
+
+
+def explained_text(subjects: Sequence[Subject], found: Sequence[Explanation], kind: str) -> str:
+    """Return what explains outliers, most probable first."""
+    outliers = [one for one in subjects if one.is_outlier]
+    nodes = len({one.place for one in outliers})
+    head = f"{len(outliers):,} of {count_text(len(subjects), 'instance')} {VERBS[kind]}, on "
+    lines = [head + count_text(nodes, "node") + "."]
+    if not found:
+        return "\n".join([*lines, "No label explains them."])
+    rows = [
+        (
+            " = ".join(one.value) + "".join(f", {' = '.join(same)}" for same in one.same_as),
+            f"{one.n_outliers} of {one.n_instances}",
+            f"{one.n_nodes}",
+            f"{one.support:.0%}",
+            f"{one.lift:.1f}",
+            f"{one.p_value:.1g}",
+        )
+        for one in found[:MAX_NODES]
+    ]
+    heads = ("label", "outliers with it", "nodes", "of all outliers", "lift", "p-value")
+    lines += ["", table(heads, rows)]
+    if len(found) > MAX_NODES:
+        lines.append(f"and {len(found) - MAX_NODES} more, see --json")
+    return "\n".join(lines)
+
+
+VERBS = {"slow": "are slow", "failing": "fail", "ageing": "are on nodes that age faster"}
+
+
+def explained_json(subjects: Sequence[Subject], found: Sequence[Explanation]) -> Mapping[str, Any]:
+    """Return all explanations, and the outliers by id."""
+    return {
+        "instances": len(subjects),
+        "outliers": [one.instance_id for one in subjects if one.is_outlier],
+        "explanations": [
+            {
+                "label": one.value.label,
+                "value": one.value.text,
+                "outliers": one.n_outliers,
+                "instances": one.n_instances,
+                "nodes": one.n_nodes,
+                "support": one.support,
+                "lift": one.lift,
+                "p_value": one.p_value,
+                "same_as": [same._asdict() for same in one.same_as],
+            }
+            for one in found
+        ],
+    }

@@ -1,0 +1,202 @@
+"""Find the labels that explain outliers: which values slow, failing or ageing instances share.
+
+Instances of one node are not independent: one slow node with 800 instances would make every label
+of that node significant. So each node counts once for what it has of a value, and once for what it
+has without it (Fisher's exact test over nodes). Where a value differs within nodes, instances are
+compared with others of their own node only (exact test of 2 × 2 tables by node), which no fault of
+a node can feign. All p-values are corrected together for the number of values looked at (Holm).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from exporter.warehouse.trend import holm
+
+ALPHA = 0.01
+"""Chance of a false explanation among all values together."""
+MIN_NODES = 2
+"""Nodes with a value, for it to be more than a name of its node."""
+NODE = "node"
+HALF = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One instance in the period."""
+
+    cluster: str
+    instance_id: str
+    node: str
+    labels: Mapping[str, str]
+    """What it has of the inventory, and model, engine, version, hardware, quantisation."""
+    is_outlier: bool
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Return its node among those of all clusters."""
+        return self.cluster, self.node
+
+
+class Value(NamedTuple):
+    """One value of one label."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How much a value of a label says about outliers."""
+
+    value: Value
+    n_outliers: int
+    """Outliers that have it."""
+    n_instances: int
+    n_nodes: int
+    support: float
+    """Share of all outliers that have it."""
+    lift: float
+    """How many times more often an instance with it is an outlier than any instance."""
+    p_value: float
+    """Corrected for all values looked at."""
+    same_as: tuple[Value, ...] = ()
+    """Values of exactly the same instances: nothing here distinguishes them."""
+
+
+def explanations(subjects: Sequence[Subject]) -> list[Explanation]:
+    """Return the values that explain the outliers, the most probable first.
+
+    A node's own name comes last: only of nodes that no other value explains.
+    """
+    by_value = _members(subjects)
+    found = _significant(subjects, by_value)
+    covered = {index for one in found for index in by_value[one.value]}
+    left = [one for index, one in enumerate(subjects) if index not in covered]
+    return found + _nodes(subjects, left)
+
+
+def _members(subjects: Sequence[Subject]) -> dict[Value, frozenset[int]]:
+    members = defaultdict[Value, set[int]](set)
+    for index, one in enumerate(subjects):
+        for label, text in one.labels.items():
+            members[Value(label, text)].add(index)
+    return {value: frozenset(some) for value, some in sorted(members.items())}
+
+
+def _significant(
+    subjects: Sequence[Subject], by_value: Mapping[Value, frozenset[int]]
+) -> list[Explanation]:
+    same = defaultdict[frozenset[int], list[Value]](list)
+    for value, members in by_value.items():
+        places = {subjects[index].place for index in members}
+        if len(places) >= MIN_NODES and len(members) < len(subjects):
+            same[members].append(value)
+    # Values of the same instances are one question.
+    tested = [
+        (_described(subjects, members, values), _p_value(subjects, members))
+        for members, values in same.items()
+    ]
+    corrected = holm([p for _, p in tested])
+    found = [
+        replace(one, p_value=p) for (one, _), p in zip(tested, corrected, strict=True) if p < ALPHA
+    ]
+    return sorted(found, key=lambda one: (one.p_value, -one.lift, one.value))
+
+
+def _described(
+    subjects: Sequence[Subject], members: Collection[int], values: Sequence[Value]
+) -> Explanation:
+    n_all = sum(one.is_outlier for one in subjects)
+    n_outliers = sum(subjects[index].is_outlier for index in members)
+    rate = n_all / len(subjects)
+    return Explanation(
+        values[0],
+        n_outliers,
+        len(members),
+        len({subjects[index].place for index in members}),
+        n_outliers / n_all if n_all else 0.0,
+        n_outliers / len(members) / rate if rate else 0.0,
+        math.nan,
+        tuple(values[1:]),
+    )
+
+
+class _Counts:
+    """Outliers and instances of one node, with a value and without it."""
+
+    __slots__ = ("n_with", "n_without", "with_", "without")
+
+    def __init__(self) -> None:
+        self.with_ = self.n_with = self.without = self.n_without = 0
+
+
+def _p_value(subjects: Sequence[Subject], members: Collection[int]) -> float:
+    """Return how improbable it is that outliers have a value so often by chance, uncorrected."""
+    counts = defaultdict[tuple[str, str], _Counts](_Counts)
+    for index, one in enumerate(subjects):
+        node = counts[one.place]
+        if index in members:
+            node.n_with += 1
+            node.with_ += one.is_outlier
+        else:
+            node.n_without += 1
+            node.without += one.is_outlier
+    nodes = list(counts.values())
+    mixed = [one for one in nodes if one.n_with and one.n_without]
+    between = _between_nodes(nodes)
+    # Two looks at a value that differs within nodes cost a factor of two.
+    return min(1.0, 2 * min(between, _within_nodes(mixed))) if mixed else between
+
+
+def _between_nodes(nodes: Sequence[_Counts]) -> float:
+    """Return Fisher's p-value: each node is an outlier where half of its instances are."""
+    with_ = [one.with_ / one.n_with >= HALF for one in nodes if one.n_with]
+    without = [one.without / one.n_without >= HALF for one in nodes if one.n_without]
+    return _exact(sum(with_), len(with_), sum(without), len(without))
+
+
+def _exact(hits: int, n: int, other_hits: int, n_other: int) -> float:
+    table = np.array([[hits, n - hits], [other_hits, n_other - other_hits]])
+    return float(stats.fisher_exact(table, alternative="greater").pvalue)
+
+
+def _within_nodes(mixed: Sequence[_Counts]) -> float:
+    """Return the p-value of the outliers with a value, given how many each node has.
+
+    Their number is a sum of hypergeometric ones, whose distribution is computed.
+    """
+    chances = np.ones(1)
+    total = 0
+    for one in mixed:
+        n, hits = one.n_with + one.n_without, one.with_ + one.without
+        possible = np.arange(min(hits, one.n_with) + 1)
+        chances = np.convolve(chances, stats.hypergeom.pmf(possible, n, hits, one.n_with))
+        total += one.with_
+    return float(min(1.0, chances[total:].sum()))
+
+
+def _nodes(subjects: Sequence[Subject], left: Sequence[Subject]) -> list[Explanation]:
+    """Return the nodes that have far more outliers than what is left; instances count here."""
+    members = defaultdict[str, set[int]](set)
+    for index, one in enumerate(left):
+        members[one.node].add(index)
+    n_all = sum(one.is_outlier for one in left)
+    tested = []
+    for name, some in sorted(members.items()):
+        hits = sum(left[index].is_outlier for index in some)
+        p = _exact(hits, len(some), n_all - hits, len(left) - len(some))
+        all_of = {i for i, one in enumerate(subjects) if one.node == name}
+        tested.append((_described(subjects, all_of, [Value(NODE, name)]), p))
+    corrected = holm([p for _, p in tested])
+    found = [
+        replace(one, p_value=p) for (one, _), p in zip(tested, corrected, strict=True) if p < ALPHA
+    ]
+    return sorted(found, key=lambda one: (one.p_value, one.value))
