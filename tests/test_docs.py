@@ -8,10 +8,12 @@ import re
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import bcrypt
+import click
 import pytest
 import yaml
 
@@ -46,6 +48,7 @@ from provisioning.cli.settings import OPTIONS
 from provisioning.cli.setup import CLIENT_DIR, STATE_DIR, USER, provisioner_unit
 from provisioning.demo.cli import up
 from provisioning.demo.observers import PROVISIONER_JOB
+from provisioning.gateway.cli import gateway
 from provisioning.load.cli import load
 from provisioning.metrics import Metrics
 from provisioning.runtime import node_setup
@@ -204,9 +207,18 @@ def test_every_command_and_make_target_that_is_named_exists() -> None:
         assert f"\n{target}:" in makefile
 
 
+def _commands(group: click.Group) -> Iterator[click.Command]:
+    """Yield the commands of a group and of groups in it."""
+    for one in group.commands.values():
+        if isinstance(one, click.Group):
+            yield from _commands(one)
+        else:
+            yield one
+
+
 def test_every_option_that_is_named_exists() -> None:
-    groups = (alerts, capacity, dashboards, exporter, instances, provisioner, warehouse)
-    commands = (load, simulate, up, *(one for group in groups for one in group.commands.values()))
+    groups = (alerts, capacity, dashboards, exporter, gateway, instances, provisioner, warehouse)
+    commands = (load, simulate, up, *(one for group in groups for one in _commands(group)))
     known = {
         *(setting.option for setting in SETTINGS),
         *(

@@ -24,6 +24,7 @@ from provisioning.demo import (
     report,
     rundir,
     service_level,
+    traffic,
 )
 from provisioning.demo.breaking import break_until_paged
 from provisioning.demo.errors import DemoError
@@ -61,6 +62,7 @@ def run(settings: Settings) -> None:
         # the steps above take seconds, or minutes if programs are fetched.
         plan = make_plan(settings, supplies, run_dir, Ports(say=say, claims=claims))
         observers.write_config(plan.observers)
+        traffic.write_config(plan.gateway)
         rundir.write(run_dir.page_url, f"{url_of(plan.on_call_port)}{on_call.PATH}")
         asyncio.run(_run(plan, settings))
 
@@ -104,11 +106,11 @@ async def _stage(plan: Plan, settings: Settings) -> None:
         on_call.receiving(plan.on_call_port, say=say) as receiver,
         Children(plan.run_dir.path, environ=processes.our_environ(os.environ)) as children,
         aiohttp.ClientSession(timeout=timeout) as session,
-        provisioner.keeping_busy(lambda: real_servers(session, plan)),
     ):
         await _start_fleet(plan, children)
         await _start_observers(plan, children)
         seen = await children.guard(until_seen(plan))
+        await _start_users(plan, children)
         seen = await children.guard(until_evaluated(plan, seen))
         if settings.is_json:
             real = await real_servers(session, plan)
@@ -185,8 +187,14 @@ async def real_servers(session: aiohttp.ClientSession, plan: Plan) -> list[str]:
 
 
 async def _start_observers(plan: Plan, children: Children) -> None:
-    say("starting the exporter, Prometheus and Alertmanager")
-    await children.start(*observers.all_of(plan.observers))
+    say("starting the gateway, the exporter, Prometheus and Alertmanager")
+    await children.start(traffic.server(plan.gateway), *observers.all_of(plan.observers))
+
+
+async def _start_users(plan: Plan, children: Children) -> None:
+    if plan.demo is not None:
+        say("starting users, who ask the fleet for text")
+        await children.start(*traffic.users(plan.gateway, plan.demo))
 
 
 async def pages(session: aiohttp.ClientSession, plan: Plan) -> Pages:

@@ -79,6 +79,7 @@ def port_option(name: str, default: int) -> Callable[[Command], Command]:
     "whose files are replaced.",
 )
 @port_option("provisioner", 8_080)
+@port_option("gateway", 11_430)
 @port_option("exporter", 11_440)
 @port_option("prometheus", 9_090)
 @port_option("alertmanager", 9_093)
@@ -116,6 +117,7 @@ def up(
     is_kept: bool,
     run_dir: Path | None,
     provisioner_port: int,
+    gateway_port: int,
     exporter_port: int,
     prometheus_port: int,
     alertmanager_port: int,
@@ -126,9 +128,10 @@ def up(
 ) -> None:
     """Run a whole fleet and its observers on this machine, until Ctrl-C.
 
-    It starts a provisioner, the exporter, a Prometheus with the alert rules, and an Alertmanager
-    whose pages are printed. They listen on loopback only and end together, with the fleet's
-    processes. The fleet is that of --spec, or simulated instances and a few real LLM servers.
+    It starts a provisioner, the gateway, the exporter, a Prometheus with the alert rules, and an
+    Alertmanager whose pages are printed. They listen on loopback only and end together, with the
+    fleet's processes. The fleet is that of --spec, or simulated instances and a few real LLM
+    servers, with users that ask for text.
     """
     if spec is not None:
         _refuse_given(context, "n_simulated", "n_llama_servers", "has_break")
@@ -139,6 +142,7 @@ def up(
         is_kept=is_kept,
         run_dir=run_dir,
         provisioner=_wanted(context, "the provisioner", "provisioner_port", provisioner_port),
+        gateway=_wanted(context, "the gateway", "gateway_port", gateway_port),
         exporter=_wanted(context, "the exporter", "exporter_port", exporter_port),
         prometheus=_wanted(context, "Prometheus", "prometheus_port", prometheus_port),
         alertmanager=_wanted(context, "Alertmanager", "alertmanager_port", alertmanager_port),

@@ -19,6 +19,7 @@ from provisioning.demo.rundir import RunDir
 
 EXPORTER_JOB = "ollama-fleet-exporter"
 PROVISIONER_JOB = "ollama-fleet-provisioner"
+GATEWAY_JOB = "ollama-fleet-gateway"
 RETENTION = "6h"
 MAX_SAMPLES = 2_000_000
 """Of the exporter's scrape body: 100,000 instances with all their series, and a margin."""
@@ -44,6 +45,8 @@ class PrometheusSettings:
     """`host:port`; None where alerts are sent nowhere."""
     provisioner_address: str | None = None
     """`host:port`; None where there is none to be scraped."""
+    gateway_address: str | None = None
+    """`host:port` of its metrics; None where there is none."""
 
 
 def prometheus_config(settings: PrometheusSettings) -> str:
@@ -60,6 +63,7 @@ def prometheus_config(settings: PrometheusSettings) -> str:
         "prometheus": settings.address,
         "alertmanager": settings.alertmanager_address,
         PROVISIONER_JOB: settings.provisioner_address,
+        GATEWAY_JOB: settings.gateway_address,
     }
     others = [{"job_name": name, **_static(at)} for name, at in addresses.items() if at is not None]
     every = f"{settings.interval_s}s"
@@ -192,6 +196,8 @@ class Observers:
     """Between two polls of an instance, two scrapes, and two evaluations of the rules."""
     provisioner_address: str | None = None
     """`host:port` to scrape; None where there is none."""
+    gateway_address: str | None = None
+    """`host:port` of its metrics; None where there is none."""
     has_canary: bool = False
     """Whether the exporter asks instances for a few tokens once per period."""
 
@@ -220,6 +226,7 @@ class Observers:
             rule_files=(self.run_dir.rule_files,),
             alertmanager_address=address_of(self.alertmanager_port),
             provisioner_address=self.provisioner_address,
+            gateway_address=self.gateway_address,
         )
 
 
@@ -276,6 +283,8 @@ def exporter(observers: Observers) -> ChildSpec:
     if observers.has_canary:
         period, timeout = f"--canary.period={CANARY_PERIOD_S}s", f"{CANARY_TIMEOUT_S}s"
         command = (*command, period, f"--canary.timeout={timeout}")
+    if observers.gateway_address is not None:
+        command = (*command, f"--gateway.url=http://{observers.gateway_address}")
     ready_within_s = observers.interval_s + FIRST_CYCLE_S
     return ChildSpec("exporter", command, f"{observers.exporter_url}/-/ready", ready_within_s)
 

@@ -13,12 +13,15 @@ from provisioning.demo.fleet import N_REAL_PORTS, Demo, n_container_ports, speci
 from provisioning.demo.observers import Observers
 from provisioning.demo.ports import EVERY_ADDRESS, Ports, Wanted, address_of, url_of
 from provisioning.demo.rundir import RunDir
+from provisioning.demo.traffic import Gateway
+from provisioning.gateway.nginx import Nginx
 from provisioning.model import Fleet, RuntimeKind
 from provisioning.spec.document import load_fleet
 
 CONTROL_PORT = 11_451
-ON_CALL_PORT = 11_452
 LLAMA_PORT = 11_460
+OPS = Wanted("the gateway for operators", 11_431)
+ON_CALL = Wanted("on-call", 11_452)
 CONTAINER_PORT = 20_000
 
 
@@ -35,6 +38,7 @@ class Plan:
     """What it was made from; None: --spec gave it."""
     provisioner_port: int
     observers: Observers
+    gateway: Gateway
     on_call_port: int
     """Where `up` itself receives pages."""
     is_kept: bool = False
@@ -63,6 +67,7 @@ class Settings:
     """Whether processes of the fleet go on after the run, and the next run goes on with them."""
     run_dir: Path | None
     provisioner: Wanted
+    gateway: Wanted
     exporter: Wanted
     prometheus: Wanted
     alertmanager: Wanted
@@ -76,7 +81,7 @@ class Settings:
     @property
     def listeners(self) -> tuple[Wanted, ...]:
         """Return the ports that options can give."""
-        return (self.provisioner, self.exporter, self.prometheus, self.alertmanager)
+        return (self.provisioner, self.gateway, self.exporter, self.prometheus, self.alertmanager)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class Supplies:
     programs_dir: Path
     prometheus: Path
     alertmanager: Path
+    nginx: Nginx
     model_file: Path | None
     """Of the demonstration's real servers; None where none runs."""
 
@@ -107,6 +113,7 @@ def gather(settings: Settings, *, say: Callable[[str], None]) -> Supplies:
         programs_dir=programs_dir,
         prometheus=programs.locate("prometheus", programs_dir, say=say),
         alertmanager=programs.locate("alertmanager", programs_dir, say=say),
+        nginx=programs.locate_gateway(programs_dir, say=say),
         model_file=llama.model_file(os.environ) if has_model else None,
     )
 
@@ -124,6 +131,7 @@ def make_plan(settings: Settings, supplies: Supplies, run_dir: RunDir, ports: Po
         made = make_demo(settings, supplies, ports)
         rundir.write(spec, specification(made, spec))
         fleet = load_fleet(spec)
+    exporter_port, ops_port = ports.take(settings.exporter), ports.take(OPS)
     return Plan(
         run_dir=run_dir,
         spec=spec,
@@ -133,7 +141,7 @@ def make_plan(settings: Settings, supplies: Supplies, run_dir: RunDir, ports: Po
         observers=Observers(
             run_dir=run_dir,
             inventories=(f"{url_of(provisioner_port)}/instances",),
-            exporter_port=ports.take(settings.exporter),
+            exporter_port=exporter_port,
             prometheus_port=ports.take(settings.prometheus),
             alertmanager_port=ports.take(settings.alertmanager),
             prometheus_binary=supplies.prometheus,
@@ -142,8 +150,16 @@ def make_plan(settings: Settings, supplies: Supplies, run_dir: RunDir, ports: Po
             provisioner_address=address_of(provisioner_port),
             # Somebody's own servers are not made to work unless they say so.
             has_canary=made is not None,
+            gateway_address=address_of(ops_port),
         ),
-        on_call_port=ports.take(Wanted("on-call", ON_CALL_PORT)),
+        gateway=Gateway(
+            run_dir=run_dir,
+            nginx=supplies.nginx,
+            exporter_url=url_of(exporter_port),
+            port=ports.take(settings.gateway),
+            ops_port=ops_port,
+        ),
+        on_call_port=ports.take(ON_CALL),
         is_kept=settings.is_kept,
     )
 

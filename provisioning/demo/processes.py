@@ -37,7 +37,8 @@ class ChildSpec:
 
     name: str
     command: tuple[str, ...]
-    ready_url: str
+    ready_url: str = ""
+    """Empty: it is ready when it runs."""
     ready_within_s: float = 120.0
     """A process that takes longer hangs, however slow the machine is."""
 
@@ -192,6 +193,8 @@ async def _until_all_ready(children: list[Child]) -> None:
 
 async def _until_ready(child: Child, session: aiohttp.ClientSession) -> None:
     spec = child.spec
+    if not spec.ready_url:
+        return
     try:
         async with asyncio.timeout(spec.ready_within_s):
             while True:

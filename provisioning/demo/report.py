@@ -182,6 +182,8 @@ def for_people(plan: Plan, seen: FleetStatus, pages: Pages) -> str:
   Prometheus           {query_url(plan)}{graph}
   alerts that fire     {alerts_url(plan)}{page}
   the provisioner      {plan.provisioner_url}/instances
+  the gateway          {plan.gateway.url}/api/tags
+  what it counts       {plan.gateway.ops_url}/metrics
   what it keeps        {plan.spec}
   logs and data        {plan.run_dir.path}
 {_changing(plan)}{_breaking(plan, plan.demo) if plan.demo else ""}
@@ -200,6 +202,7 @@ def as_json(
             "fleet_url": fleet_url(plan),
             "prometheus_url": plan.observers.prometheus_url,
             "alertmanager_url": plan.observers.alertmanager_url,
+            "gateway_url": plan.gateway.url,
             "provisioner_url": plan.provisioner_url,
             "provisioner_token_file": str(plan.run_dir.provisioner_token),
             "spec": str(plan.spec),

@@ -48,6 +48,7 @@ class RunDir:
         self.rule_files = f"{glob.escape(str(self.alerts))}/rules/*.yml"
         self.alertmanager_config = self.alerts / "alertmanager.yml"
         self.alertmanager_data = path / "alertmanager"
+        self.gateway = path / "gateway"
         self.page_url = path / "page.url"
 
     def __repr__(self) -> str:
@@ -72,8 +73,13 @@ def claimed(wanted: Path | None) -> Iterator[RunDir]:
     run_dir = RunDir(path)
     with lock:
         _lock(lock, path)
-        # Old series, silences and rules would pass for those of this run.
-        for folder in (run_dir.prometheus_data, run_dir.alertmanager_data, run_dir.alerts):
+        # Old series, silences, rules and lists would pass for those of this run.
+        for folder in (
+            run_dir.prometheus_data,
+            run_dir.alertmanager_data,
+            run_dir.alerts,
+            run_dir.gateway,
+        ):
             shutil.rmtree(folder, ignore_errors=True)
         yield run_dir
 

@@ -87,9 +87,12 @@ async def test_what_the_demo_prints_is_true_and_works_and_it_leaves_nothing(
         await _run(session, kill_command)
         await eventually(lambda: _n_replaced(session, said, 21))
         await eventually(lambda: _n_listed(session, stalled, 1))
-        (metrics,) = (url for url in _urls(said) if url.endswith("/metrics"))
-        async with session.get(metrics) as answer:
-            assert "ollama_fleet_request_duration_seconds_bucket" in await answer.text()
+        metrics, counted = (url for url in _urls(said) if url.endswith("/metrics"))
+        asked = 'ollama_gateway_generated_tokens_total{model="gemma3:270m"'
+        await eventually(lambda: _contains(session, counted, asked))
+        await eventually(
+            lambda: _contains(session, metrics, "ollama_fleet_request_duration_seconds_bucket")
+        )
         await _run(session, break_command)
         await asyncio.wait_for(_until_said(process, f"page firing: {alert}: "), PAGED_S)
         await _run(session, heal_command)
@@ -235,6 +238,11 @@ def _urls(said: str) -> list[str]:
 async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
     async with session.get(url) as answer:
         return answer.status == 200
+
+
+async def _contains(session: aiohttp.ClientSession, url: str, words: str) -> bool:
+    async with session.get(url) as answer:
+        return words in await answer.text()
 
 
 async def _run(session: aiohttp.ClientSession, command: str) -> None:

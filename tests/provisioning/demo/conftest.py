@@ -9,6 +9,8 @@ from provisioning.demo.fleet import Demo
 from provisioning.demo.observers import Observers
 from provisioning.demo.plan import Plan
 from provisioning.demo.rundir import RunDir
+from provisioning.demo.traffic import Gateway
+from provisioning.gateway.nginx import Nginx
 from provisioning.spec.document import read_fleet
 from tests import ports
 from tests.conftest import program
@@ -44,6 +46,13 @@ def plan() -> Plan:
         spec=run_dir.spec,
         fleet=read_fleet(text, source="fleet.yml", folder=run_dir.path),
         demo=made,
+        gateway=Gateway(
+            run_dir=run_dir,
+            nginx=Nginx(Path("/usr/sbin/nginx"), (), (), ()),
+            exporter_url="http://127.0.0.1:11440",
+            port=11_430,
+            ops_port=11_431,
+        ),
         on_call_port=11_452,
         provisioner_port=8_080,
         observers=Observers(

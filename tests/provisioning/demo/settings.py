@@ -11,8 +11,8 @@ from tests.ports import free_ports
 
 def make_settings(run_dir: Path) -> Settings:
     """Return a small demonstration's settings, without real LLM servers."""
-    provisioner, exporter, prometheus, alertmanager = (
-        Wanted("a program", port, option="", is_explicit=False) for port in free_ports(4)
+    provisioner, gateway, exporter, prometheus, alertmanager = (
+        Wanted("a program", port, option="", is_explicit=False) for port in free_ports(5)
     )
     return Settings(
         spec=None,
@@ -21,6 +21,7 @@ def make_settings(run_dir: Path) -> Settings:
         is_kept=False,
         run_dir=run_dir,
         provisioner=provisioner,
+        gateway=gateway,
         exporter=exporter,
         prometheus=prometheus,
         alertmanager=alertmanager,

@@ -29,6 +29,7 @@ def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return tmp_path / name
 
     monkeypatch.setattr(programs, "locate", note)
+    monkeypatch.setattr(programs, "locate_gateway", partial(note, "gateway"))
     monkeypatch.setattr(llama, "model_file", partial(note, "model"))
     monkeypatch.setattr(observers, "build_alerts", partial(note, "rules"))
     return done
@@ -57,7 +58,7 @@ def test_ports_are_chosen_after_all_slow_steps(
         with pytest.raises(PortError):
             app.run(settings_with(other.getsockname()[1], tmp_path / "run"))
 
-    assert ["prometheus", "alertmanager", "model", "rules"] == done
+    assert ["prometheus", "alertmanager", "gateway", "model", "rules"] == done
 
 
 def test_a_taken_port_of_an_option_is_refused_before_all_slow_steps(

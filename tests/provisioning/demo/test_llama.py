@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from provisioning.demo import llama, programs, provisioner
+from provisioning.demo import llama, programs
 from provisioning.demo.errors import DemoError, ProgramError
 from tests.conftest import StartLlamaServer
 
@@ -168,27 +167,3 @@ def test_a_library_that_is_missing_names_the_package_to_install(
         llama.load_library(
             "libnothing.so.1", package="no-such-package-here", programs_dir=tmp_path, say=print
         )
-
-
-TOKENS = re.compile(r"^llamacpp:tokens_predicted_total (\d+)", re.MULTILINE)
-
-
-async def _generated_tokens(url: str) -> int:
-    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
-        found = TOKENS.search(await answer.text())
-    assert found is not None
-    return int(found[1])
-
-
-async def test_a_real_server_gets_requests_although_another_one_is_away(
-    start_llama_server: StartLlamaServer, free_port: int
-) -> None:
-    server = await start_llama_server()
-    generated = 0
-
-    async def find() -> list[str]:
-        return [f"http://127.0.0.1:{free_port}", server.url]
-
-    async with provisioner.keeping_busy(find, pause_s=0.01), asyncio.timeout(60):
-        while generated < 3 * 32:
-            generated = await _generated_tokens(server.url)

@@ -11,13 +11,16 @@ from provisioning.demo.errors import DemoError
 from provisioning.demo.plan import Plan, Supplies, gather, make_demo, make_plan, pollable
 from provisioning.demo.ports import Claims, Ports
 from provisioning.demo.rundir import RunDir
+from provisioning.gateway.nginx import Nginx
 from tests.provisioning.demo.settings import make_settings
 
+NGINX = Nginx(Path("/usr/sbin/nginx"), (), (), ())
 SUPPLIES = Supplies(
     own_fleet=None,
     programs_dir=Path("/cache/programs"),
     prometheus=Path("/usr/bin/prometheus"),
     alertmanager=Path("/usr/bin/prometheus-alertmanager"),
+    nginx=NGINX,
     model_file=None,
 )
 
@@ -36,6 +39,7 @@ def test_a_plan_knows_whether_instances_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_kept: bool
 ) -> None:
     monkeypatch.setattr(programs, "locate", lambda name, *_, **__: Path("/usr/bin") / name)
+    monkeypatch.setattr(programs, "locate_gateway", lambda *_, **__: NGINX)
     spec = tmp_path / "lab.yml"
     node = {"name": "here", "runtime": "process", "cpus": 2, "memory": "4GiB"}
     pool = {"name": "web", "model": "toy", "engine": "ollama", "count": 1, "memory": "1GiB"}
