@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
+import re
+import shlex
+import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import duckdb
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -20,7 +25,9 @@ from exporter.warehouse.errors import WarehouseError
 from exporter.warehouse.schema import INSTANCE_HOURS
 from exporter.warehouse.storage import Warehouse
 from exporter.warehouse.trend import Estimate, holm, jumps, trend
+from tests.conftest import ROOT
 from tests.exporter.warehouse.ageing import FAST, FIRST, LAST, LOSS, NODES, year
+from tests.exporter.warehouse.test_export import Answering
 
 PNG = b"\x89PNG\r\n"
 
@@ -159,3 +166,26 @@ def test_an_option_that_is_wrong_and_an_empty_warehouse_are_named(tmp_path: Path
 
         assert done.exit_code
         assert says in done.stderr
+
+
+async def test_the_commands_and_queries_of_the_page_work(place: str, tmp_path: Path) -> None:
+    page = (ROOT / "docs/warehouse.md").read_text()
+    commands = re.findall(r"(?ms)^```sh\n(.*?)^```", page)
+    queries = [one for one in re.findall(r"(?ms)^```sql\n(.*?)^```", page) if "read_parquet" in one]
+    (tmp_path / "warehouse").symlink_to(place)
+    (tmp_path / "warehouse/node_hours").symlink_to(f"{place}/instance_hours")
+    async with Answering(datetime(2026, 1, 1, tzinfo=UTC), 0) as url:
+        for line in "".join(commands).replace("http://127.0.0.1:9090", url).splitlines():
+            arguments = (sys.executable, "-m", "ollama_fleet", *shlex.split(line)[1:])
+            environ = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+            done = await asyncio.create_subprocess_exec(*arguments, cwd=tmp_path, env=environ)
+            assert 0 == await done.wait(), line
+    with duckdb.connect() as connection:
+        for statement in (
+            "".join(queries).replace("'warehouse/", f"'{tmp_path}/warehouse/").split(";")
+        ):
+            if statement.strip():
+                connection.execute(statement).fetchall()
+
+    assert 3 == len(commands)
+    assert (tmp_path / "trend.svg").exists()
