@@ -11,7 +11,7 @@ FETCH := $(BIN)/python -m tests.programs
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check nightly lint bench alerts-live programs docs screenshots site format lock dist deb image clean
+.PHONY: help demo test check nightly lint bench load alerts-live programs docs screenshots site format lock dist deb image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ lint: ## Check formatting, lint and types
 bench: ## Measure the speeds that the README states
 	@.ci/venv test
 	@$(BIN)/python -m bench
+
+load: ## Load simulated and real fleets; compare what users, gateway, exporter and PromQL see
+	@.ci/venv test
+	@$(BIN)/python -m tests.load
 
 alerts-live: ## Prove the alerts with the shipped windows; takes about 55 minutes
 	@.ci/venv test

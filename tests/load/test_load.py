@@ -6,6 +6,9 @@ import asyncio
 import csv
 import itertools
 import json
+import os
+import re
+import shlex
 import signal
 import sys
 from collections import Counter
@@ -16,9 +19,10 @@ from aiohttp import web
 from click.testing import CliRunner
 
 from ollama_fleet.cli import main
+from provisioning.demo.processes import Children, ChildSpec, our_command
 from provisioning.simulator.app import running_fleet
 from provisioning.simulator.spec import FleetSpec, Mode
-from tests.conftest import StartLlamaServer
+from tests.conftest import ROOT, StartLlamaServer
 from tests.load.running import COMMAND, QUICKLY, load, reported, serving, write_instances
 from tests.ports import free_port
 
@@ -216,6 +220,32 @@ async def test_streams_of_a_real_server_are_whole_and_have_a_first_token(
     assert 8 * streamed["text"]["n"] == streamed["generated_tokens"] > 0
     assert 0 < streamed["first_token_p50_s"] <= streamed["text"]["p50_s"]
     assert plain["first_token_p50_s"] is None
+
+
+async def test_what_the_page_on_load_tests_says_works(tmp_path: Path) -> None:
+    page = (ROOT / "docs/load.md").read_text()
+    fleet, test = [shlex.split(one) for one in re.findall(r"(?s)```sh\n(.*?)```", page)]
+    control = f"127.0.0.1:{free_port()}"
+    options = [f"--control.listen-address={control}", f"--listen-port={free_port()}"]
+    options.append(f"--control.token-file={tmp_path}/token")
+    async with Children(tmp_path) as children:
+        simulate = our_command(*fleet[1:], *options)
+        await children.start(ChildSpec("simulate", simulate, f"http://{control}/-/healthy"))
+        ended = await load(*(word.replace("127.0.0.1:11451", control) for word in test[2:]))
+        env = {**os.environ, "OLLAMA_FLEET_LOAD_INSTANCES": f"http://{control}/instances"}
+        words = ("-f", "tests/load/locustfile.py", "--headless", "--users=2", "--run-time=2s")
+        locust = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "locust", *words),
+            cwd=ROOT,
+            env=env,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await locust.communicate()
+
+    assert ended.status in {0, 1}, ended.errors
+    assert ended.said.split("\n")[0].split() in [line.split() for line in page.split("\n")]
+    assert b"/api/generate" in said
 
 
 @pytest.mark.parametrize(
