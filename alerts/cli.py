@@ -62,10 +62,11 @@ class _CannotAsk(click.ClickException):
     exit_code = 2
 
 
-class _Group(click.Group):
+class AlertsGroup(click.Group):
     """Turns our errors into click's, for every command alike."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except (AlertsError, GeneratedError) as error:
@@ -73,7 +74,7 @@ class _Group(click.Group):
             raise kind(str(error)) from error
 
 
-@click.group(cls=_Group, short_help="Build, explain and check the alert rules.")
+@click.group(cls=AlertsGroup, short_help="Build, explain and check the alert rules.")
 def alerts() -> None:
     """Build, explain and check the alert rules.
 
@@ -241,7 +242,7 @@ def _since(_: click.Context, __: click.Parameter, text: str) -> float:
     return since_s
 
 
-def _progress(words: str) -> None:
+def progress(words: str) -> None:
     """Show at a terminal how far it is, in one line."""
     if sys.stderr.isatty():
         click.echo(f"\r\x1b[K{words}", err=True, nl=False)
@@ -277,8 +278,8 @@ def backtest(
     Exit status: 0 all is well; 1 there is no history; 2 Prometheus cannot be asked.
     """
     settings, now_s = config.load(config_file, changes, profile=profile), time.time()
-    found = asyncio.run(backtesting.run(settings, url, since_s=since_s, now_s=now_s, say=_progress))
-    _progress("")
+    found = asyncio.run(backtesting.run(settings, url, since_s=since_s, now_s=now_s, say=progress))
+    progress("")
     if is_json:
         click.echo(json.dumps(backtesting.as_json(found), indent=2))
     else:

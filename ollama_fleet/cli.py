@@ -58,6 +58,7 @@ COMMANDS = {
     "simulate": Part(
         "provisioning.simulator.cli:simulate", "Run a fleet of simulated LLM servers."
     ),
+    "slo": Part("alerts.slo_cli:slo", "Report the service level of a fleet.", "alerts"),
     "warehouse": Part(
         "exporter.warehouse.cli:warehouse",
         "Export hourly roll-ups as Parquet, and find trends and causes in them.",

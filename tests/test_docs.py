@@ -22,6 +22,7 @@ from alerts import rulebook
 from alerts.cli import alerts
 from alerts.series import PROVISIONER_SERIES
 from alerts.settings import Settings
+from alerts.slo_cli import slo
 from dashboards.cli import dashboards
 from exporter import catalogue, webconfig
 from exporter.catalogue import BOUNDARIES_S
@@ -217,8 +218,13 @@ def _commands(group: click.Group) -> Iterator[click.Command]:
 
 
 def test_every_option_that_is_named_exists() -> None:
+<<<<<<< HEAD
     groups = (alerts, capacity, dashboards, exporter, gateway, instances, provisioner, warehouse)
     commands = (load, simulate, up, *(one for group in groups for one in _commands(group)))
+=======
+    groups = (alerts, capacity, dashboards, exporter, instances, provisioner, slo, warehouse)
+    commands = (load, simulate, up, *(one for group in groups for one in group.commands.values()))
+>>>>>>> 8773d40 (ollama-fleet slo report: objectives, error budget, worst hours and their alerts, as text, JSON and HTML)
     known = {
         *(setting.option for setting in SETTINGS),
         *(

@@ -46,7 +46,7 @@ OF_A_LAB = re.compile(r"(?m)^ollama-fleet .*(?:--fleet lab|lab\.yml|:8080/instan
 """Of the README's lab, which needs Ollama: tests/e2e/test_provisioner_ollama.py."""
 OF_THE_MACHINE = ("alertmanager", "ollama-fleet", "prometheus", "systemd")
 """Folders of /etc that pages write to."""
-ANSWERS_BY_STATUS = ("alerts check", "alerts backtest", "alerts tune")
+ANSWERS_BY_STATUS = ("alerts check", "alerts backtest", "alerts tune", "slo report")
 """Commands whose exit status 1 is an answer; 2 would be a failure."""
 THEIRS = """
 route:
