@@ -218,13 +218,10 @@ def _commands(group: click.Group) -> Iterator[click.Command]:
 
 
 def test_every_option_that_is_named_exists() -> None:
-<<<<<<< HEAD
-    groups = (alerts, capacity, dashboards, exporter, gateway, instances, provisioner, warehouse)
+    groups = (
+        alerts, capacity, dashboards, exporter, gateway, instances, provisioner, slo, warehouse,
+    )  # fmt: skip
     commands = (load, simulate, up, *(one for group in groups for one in _commands(group)))
-=======
-    groups = (alerts, capacity, dashboards, exporter, instances, provisioner, slo, warehouse)
-    commands = (load, simulate, up, *(one for group in groups for one in group.commands.values()))
->>>>>>> 8773d40 (ollama-fleet slo report: objectives, error budget, worst hours and their alerts, as text, JSON and HTML)
     known = {
         *(setting.option for setting in SETTINGS),
         *(
