@@ -74,12 +74,18 @@ class Explanation:
 def explanations(subjects: Sequence[Subject]) -> list[Explanation]:
     """Return the values that explain the outliers, the most probable first.
 
-    A node's own name comes last: only of nodes that no other value explains.
+    Each next one explains what instances without the former ones have, so that a value of more
+    instances, such as the vendor of all machines with a bad BIOS, is not named as well. A node's
+    own name comes last: only of nodes that no other value explains.
     """
-    by_value = _members(subjects)
-    found = _significant(subjects, by_value)
-    covered = {index for one in found for index in by_value[one.value]}
-    left = [one for index, one in enumerate(subjects) if index not in covered]
+    found: list[Explanation] = []
+    left = list(subjects)
+    while best := next(iter(_significant(left, _members(left))), None):
+        label, text = best.value
+        members = [i for i, one in enumerate(subjects) if one.labels.get(label) == text]
+        whole = _described(subjects, members, [best.value, *best.same_as])
+        found.append(replace(whole, p_value=best.p_value))
+        left = [one for one in left if one.labels.get(label) != text]
     return found + _nodes(subjects, left)
 
 

@@ -24,7 +24,7 @@ def first_hour(now_s: float) -> datetime:
 def past(now_s: float) -> Iterator[tuple[str, Mapping[int, float]]]:
     """Yield the series of two exporters that are replicas: n2 is slow, n1-1 restarts in hour 1.
 
-    n0-0 goes from version 1 to version 2 a quarter through hour 2, and fails in all of hour 4.
+    n0-0 goes from version 1 to version 2 three quarters through hour 2, and fails in all of hour 4.
     """
     start_s = int(first_hour(now_s).timestamp())
     times = [
@@ -82,7 +82,7 @@ def _instance(
         },
     )
     yield f'ollama_instance_model_loaded{{{own},model="m:8b"}}', dict.fromkeys(times, 1)
-    update_s = start_s + 2 * HOUR_S + HOUR_S // 4
+    update_s = start_s + 2 * HOUR_S + HOUR_S * 3 // 4
     for version in ("1", "2"):
         info = f'model="m:8b",engine="ollama",version="{version}",developer=""'
         shown = [t for t in times if (is_first and t > update_s) == (version == "2")]

@@ -22,8 +22,9 @@ IsOutlier = Callable[[np.random.Generator, str, int], bool]
 
 
 def labels_of(random: np.random.Generator, node: int) -> dict[str, str]:
-    """Return 11 labels of no consequence, and a BIOS that one node in ten has."""
+    """Return labels of no consequence, and a BIOS that one node in ten has."""
     others = {f"l{k}": f"v{random.integers(0, 2 + k)}" for k in range(N_LABELS)}
+    others["vendor"] = f"{node % 5}"  # of all machines with the BIOS, and of others
     return {**others, "bios": "2.1" if node % 10 == 3 else "2.0"}
 
 
