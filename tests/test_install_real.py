@@ -123,7 +123,8 @@ def test_the_quick_tests_pass_with_the_oldest_packages_that_pyproject_allows(
     tmp_path: Path,
 ) -> None:
     """Of the product; tools of the tests are the newest."""
-    extras = " ".join(f"--extra {name}" for name in ("alerts", "dashboards", "dns", "provisioner"))
+    named = ("alerts", "dashboards", "dns", "gateway", "load", "provisioner", "warehouse")
+    extras = " ".join(f"--extra {name}" for name in named)
     python = tmp_path / "venv" / "bin" / "python"
     oldest = f"uv pip compile pyproject.toml --quiet --resolution lowest-direct {extras}"
     script = f"""
