@@ -49,7 +49,7 @@ Version: {version}
 Architecture: {architecture}
 Maintainer: {maintainer}
 Installed-Size: {size_kib}
-Depends: adduser, libc6 (>= 2.28), libgcc-s1, libstdc++6, {python}
+Depends: adduser, libc6 (>= 2.28), libgcc-s1, libstdc++6, procps, {python}
 Section: net
 Priority: optional
 Homepage: https://github.com/ollama-fleet/ollama-fleet

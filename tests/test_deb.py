@@ -25,7 +25,7 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1200)]
 
 SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
-NEEDED = "python3,adduser,init-system-helpers,lintian,man-db"
+NEEDED = "python3,adduser,init-system-helpers,lintian,man-db,procps"
 NOT_OURS = ("var/lib/dpkg", "var/log", "var/cache", "proc", "sys", "dev", "tmp", "run")
 CHROOT = "/usr/sbin/chroot"
 WITHIN_S = 100.0
