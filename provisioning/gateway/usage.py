@@ -41,6 +41,8 @@ def fetch(url: str) -> Today:
         with urllib.request.urlopen(target, timeout=TIMEOUT_S) as answer:  # noqa: S310
             return msgspec.json.decode(answer.read(MAX_BYTES), type=Today)
     except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is an answer, too
         reason = getattr(error, "reason", None) or error
         raise GatewayError(
             f"cannot read {target}: {reason}; does --gateway.url name the gateway's ops_address?"

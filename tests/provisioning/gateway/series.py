@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.provisioning.gateway.nginx import Gateway, ask
+from tests.provisioning.gateway.nginx import Gateway, ask, wait_until
 
 PREFIX = "ollama_gateway_"
 
@@ -41,3 +41,9 @@ def samples(gateway: Gateway) -> Samples:
     assert status == 200
     text = body.decode()
     return Samples(text, {one.name: one for one in text_string_to_metric_families(text)})
+
+
+def wait_total(gateway: Gateway, n: float, name: str = "requests_total", **labels: str) -> Samples:
+    """Return the series once those with these labels come to n: workers add theirs each second."""
+    wait_until(lambda: samples(gateway).total(name, **labels) >= n)
+    return samples(gateway)

@@ -22,7 +22,7 @@ from tests.provisioning.gateway.answers import (
     split_everywhere,
 )
 from tests.provisioning.gateway.nginx import Gateway, Listed, running_gateway, wait_until
-from tests.provisioning.gateway.series import Samples, samples
+from tests.provisioning.gateway.series import Samples, wait_total
 
 NO_LIMIT = {"default": {"rate": 10_000, "burst": 10_000, "concurrency": 200}}
 FIGURES = (
@@ -126,19 +126,13 @@ def counted(found: Samples, model: str) -> tuple[float, float, float]:
     return prompt, generated, round(seconds, 6)
 
 
-def wait_counted(gateway: Gateway, n: int) -> Samples:
-    """Return the series once they hold n answers."""
-    wait_until(lambda: samples(gateway).total("requests_total") >= n)
-    return samples(gateway)
-
-
 def test_figures_are_those_of_the_last_object_whatever_comes_before(tmp_path: Path) -> None:
     """Texts, contexts and arguments of tools that look like figures do not count."""
     instance_by_model = {f"{name}:1": Instance((body, END)) for name, (body, _) in ANSWERS.items()}
 
     with gateway_of(tmp_path, instance_by_model) as gateway:
         passed_on = {model: generate(gateway, model)[1] for model in instance_by_model}
-        found = wait_counted(gateway, len(ANSWERS))
+        found = wait_total(gateway, len(ANSWERS))
 
     assert {f"{name}:1": body for name, (body, _) in ANSWERS.items()} == passed_on
     assert {name: expected for name, (_, expected) in ANSWERS.items()} == {
@@ -157,7 +151,7 @@ def test_figures_do_not_depend_on_where_an_answer_is_split(tmp_path: Path, body:
     with gateway_of(tmp_path, {"m:1": Instance(*scripts)}) as gateway:
         for _ in scripts:
             assert (200, body) == generate(gateway, "m:1")
-        found = wait_counted(gateway, len(scripts))
+        found = wait_total(gateway, len(scripts))
 
     n = len(scripts)
     assert (6 * n, 24 * n, round(0.978173544 * n, 6)) == counted(found, "m:1")
@@ -171,7 +165,7 @@ def test_absurd_figures_count_for_nothing(tmp_path: Path) -> None:
     with gateway_of(tmp_path, {"m:1": instance}) as gateway:
         for _ in lies:
             generate(gateway, "m:1")
-        found = wait_counted(gateway, len(lies))
+        found = wait_total(gateway, len(lies))
 
     assert NOTHING == counted(found, "m:1")
     assert len(LIES) == found.total("requests_total", code="200")
@@ -183,7 +177,7 @@ def test_compressed_answers_pass_and_count_for_nothing(tmp_path: Path) -> None:
 
     with gateway_of(tmp_path, {"m:1": instance}) as gateway:
         assert (200, body) == generate(gateway, "m:1")
-        assert NOTHING == counted(wait_counted(gateway, 1), "m:1")
+        assert NOTHING == counted(wait_total(gateway, 1), "m:1")
 
 
 ENDINGS: Sequence[tuple[str, Script, str]] = [
@@ -203,7 +197,7 @@ def test_answers_that_break_off_count_as_errors_of_the_instance(tmp_path: Path) 
         for model in instance_by_model:
             with suppress(http.client.IncompleteRead, ConnectionError):
                 generate(gateway, model)
-        found = wait_counted(gateway, len(ENDINGS))
+        found = wait_total(gateway, len(ENDINGS))
 
     assert {name: {code: 1.0} for name, _, code in ENDINGS} == {
         name: found.by("code", "requests_total", model=f"{name}:1") for name, _, _ in ENDINGS
@@ -226,7 +220,7 @@ def test_a_client_that_leaves_is_no_error_of_the_instance(tmp_path: Path, script
             wait_until(lambda: instance.n_requests)
             if isinstance(script[0], bytes):
                 client.recv(100)
-        found = wait_counted(gateway, 1)
+        found = wait_total(gateway, 1)
 
     assert {"499": 1.0} == found.by("code", "requests_total")
 
@@ -237,7 +231,7 @@ def test_time_to_first_token_is_that_of_the_first_byte_of_streams(tmp_path: Path
     with gateway_of(tmp_path, {"m:1": instance}) as gateway:
         generate(gateway, "m:1")
         gateway.ask("/api/generate", {"model": "m:1", "prompt": "hi", "stream": False})
-        found = wait_counted(gateway, 2)
+        found = wait_total(gateway, 2)
 
     assert 1 == found.total("time_to_first_token_seconds_count")
     assert 2 == found.total("request_duration_seconds_count")
