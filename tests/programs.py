@@ -33,12 +33,14 @@ PACKAGES: Packages = {
     "runc": (Package("runc", "usr/sbin/runc"),),
     "logrotate": (Package("logrotate", "usr/sbin/logrotate"),),
     "mmdebstrap": (Package("mmdebstrap", "usr/bin/mmdebstrap"),),
+    "wrk": (Package("wrk", "usr/bin/wrk"),),
     "systemd-analyze": (Package("systemd", "usr/bin/systemd-analyze"),),
 }
 LIBRARIES: Mapping[str, Sequence[str]] = {
     "crun": ("libyajl2",),
     "logrotate": ("libpopt0", "libacl1"),
     "systemd-analyze": ("systemd", "libsystemd-shared"),
+    "wrk": ("libluajit-5.1-2",),
 }
 """Packages of libraries that a program needs and a bare system lacks."""
 
@@ -79,6 +81,8 @@ def write_library_launcher(program: Path, packages: Sequence[Path]) -> Path:
 def main(names: tuple[str, ...]) -> None:
     """Print the path of each program, or of all, and fetch what is missing."""
     missing = []
+    if not names:
+        programs.locate_gateway(programs.default_dir(os.environ), say=print)
     for name in names or sorted(PACKAGES):
         try:
             click.echo(locate(name, say=lambda text: click.echo(text, err=True)))

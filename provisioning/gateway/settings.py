@@ -254,6 +254,8 @@ class Settings(Section):
                 "listen.address is open to other machines and there are no API keys: set "
                 "keys.file, or keys.allow_anonymous if everyone may send requests"
             )
+        if 2 * self.nginx.idle_connections > self.nginx.connections:
+            yield "nginx.idle_connections must be at most half of nginx.connections"
 
     def limit(self, engine: str) -> Limit:
         """Return what one instance of an engine takes."""

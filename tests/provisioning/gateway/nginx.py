@@ -196,7 +196,7 @@ def running_nginx(folder: Path, source: Source, **sections: Any) -> Iterator[Gat
         **sections.pop("listen", {}),
     }
     user = pwd.getpwuid(os.geteuid()).pw_name
-    of_nginx = {"user": user, "state_dir": str(state), "workers": 2, "connections": 4096}
+    of_nginx = {"user": user, "state_dir": str(state), "workers": 2}
     given = {
         "listen": listen,
         "upstreams": {"sources": [source.url], "refresh": "100ms"},
