@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from provisioning.gateway import check as checking
 from provisioning.gateway import config, nginx
 from provisioning.gateway.errors import GatewayError
 from provisioning.gateway.keys_cli import keys_group, usage_command
@@ -53,6 +54,14 @@ def render_command(config_file: Path | None, output_dir: Path) -> None:
     """Write nginx's configuration and a systemd unit."""
     render(config.load(config_file), nginx.installed(), output_dir)
     click.echo(f"wrote {output_dir / CONF_FILE}", err=True)
+
+
+@gateway.command("check")
+@config_option
+def check_command(config_file: Path | None) -> None:
+    """Check the settings, nginx's configuration and the list of instances."""
+    fleet = checking.check(config.load(config_file), nginx.installed())
+    click.echo(f"ok instances={fleet.n_instances} models={fleet.n_models} source={fleet.source}")
 
 
 gateway.add_command(keys_group)

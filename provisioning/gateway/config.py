@@ -17,6 +17,8 @@ from provisioning.gateway.errors import SettingsError
 from provisioning.gateway.settings import Settings
 
 MAX_FILE_BYTES = 1_000_000
+KEY = "[key]"
+"""What pydantic appends to the place of a fault in a mapping's key."""
 
 
 def load(path: Path | None) -> Settings:
@@ -39,19 +41,12 @@ def load(path: Path | None) -> Settings:
 
 def _problems(error: ValidationError, document: Document) -> Iterator[Problem]:
     for fault in error.errors(include_url=False, include_input=False):
-        # What a union or a mapping's key appends to the place is no key of the file.
-        loc = tuple(
-            part for part in fault["loc"] if _is_in(part, document) or part == fault["loc"][-1]
-        )
+        loc = tuple(part for part in fault["loc"] if part != KEY)
         message = fault_text(fault)
         if fault["type"] == "extra_forbidden":
             message = f"unknown key{did_you_mean(str(loc[-1]), _keys_beside(loc))}"
         place = document.place(loc)
         yield from (Problem(place, line) for line in message.splitlines())
-
-
-def _is_in(part: int | str, document: Document) -> bool:
-    return any(part in path for path in document.line_by_path)
 
 
 def _keys_beside(loc: tuple[int | str, ...]) -> Mapping[str, Any]:

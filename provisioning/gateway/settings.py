@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +25,8 @@ Duration = Annotated[
 Wait = Annotated[float, BeforeValidator(parse_duration_s), PlainSerializer(duration_text)]
 """A duration that may be 0."""
 Size = Annotated[int, BeforeValidator(parse_size_bytes), PlainSerializer(size_text)]
+MAX_SOURCES, MAX_WORKERS = 8, 64
+AUTO = "auto"
 ADDRESS = re.compile(r"(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:]+\]|\*):\d{1,5}")
 PATH = re.compile(r"[\w./@%+,:=-]+")
 SOURCE = re.compile(r"http://([\d.]+|\[[0-9a-fA-F:]+\]):\d{1,5}/[\w./~%?&=-]*")
@@ -54,6 +56,19 @@ def _is_loopback(address: str) -> bool:
     return address.startswith(("127.", "[::1]"))
 
 
+def _some(sources: tuple[str, ...]) -> tuple[str, ...]:
+    if not 0 < len(sources) <= MAX_SOURCES:
+        raise ValueError(f"must have 1 to {MAX_SOURCES} entries")
+    return sources
+
+
+def _workers(given: object) -> object:
+    is_number = isinstance(given, int) and not isinstance(given, bool)
+    if given != AUTO and not (is_number and 0 < int(str(given)) <= MAX_WORKERS):
+        raise ValueError(f"must be `{AUTO}` or a number from 1 to {MAX_WORKERS}")
+    return given
+
+
 Address = Annotated[str, AfterValidator(_address)]
 FilePath = Annotated[str, AfterValidator(_path)]
 Source = Annotated[str, AfterValidator(_source)]
@@ -81,7 +96,7 @@ class Listen(Section):
 class Upstreams(Section):
     """Where the list of instances comes from."""
 
-    sources: Annotated[tuple[Source, ...], Field(min_length=1, max_length=8)] = Field(
+    sources: Annotated[tuple[Source, ...], AfterValidator(_some)] = Field(
         ("http://127.0.0.1:11440/upstreams",),
         description="`/upstreams` of exporters or provisioners; the first that answers counts.",
     )
@@ -193,8 +208,8 @@ class Log(Section):
 class Nginx(Section):
     """Processes, files and connections."""
 
-    workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
-        "auto", description="Worker processes; `auto`: one for each CPU."
+    workers: Annotated[Any, BeforeValidator(_workers)] = Field(
+        AUTO, description="Worker processes; `auto`: one for each CPU."
     )
     connections: Annotated[int, Field(ge=64, le=1_000_000)] = Field(
         16_384, description="Connections of one worker, to clients and instances together."

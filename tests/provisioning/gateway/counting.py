@@ -157,13 +157,13 @@ class Wrk:
         return Load(**json.loads(line.removeprefix("RESULT ")))
 
 
-def load(
-    url: str, folder: Path, *, connections: int, seconds: int, threads: int = 1
-) -> Load:
+def load(url: str, folder: Path, *, connections: int, seconds: int, threads: int = 1) -> Load:
     """Send requests for some seconds, and return what came of them."""
     return Wrk(url, folder, connections=connections, seconds=seconds, threads=threads).result()
 
 
-def excess(counts: Sequence[int], *, seconds: float, rate: float = 1.0, burst: int = 2) -> list[int]:
+def excess(
+    counts: Sequence[int], *, seconds: float, rate: float = 1.0, burst: int = 2
+) -> list[int]:
     """Return the counts that are more than a limit lets through."""
     return [count for count in counts if count > burst + rate * seconds]

@@ -4,23 +4,25 @@
 -- looks at thousands of rows, which is microseconds here and milliseconds in a shared dictionary.
 -- The mutex is robust: when a worker dies holding it, the next one repairs the state.
 local ffi = require "ffi"
-local bit = require "bit"
 local C = ffi.C
 
 local MAX_ROWS, MAX_WORKERS, N_CURSORS = 262144, 256, 4096
 local LAYOUT = "region-1" -- another layout of the struct gets another name
 
-ffi.cdef(([[
+local declarations = ([[
 typedef struct {
   char mutex[128];
   double last_pause;
-  int32_t pids[%d];
-  int32_t cursors[%d];
-  double free_at[%d];
-  double next_at[%d];
-  double paused_until[%d];
-  int32_t in_flight[%d];
-  uint8_t held[%d][%d];
+  int32_t pids[WORKERS];
+  int32_t cursors[CURSORS];
+  double free_at[ROWS];
+  double next_at[ROWS];
+  double paused_until[ROWS];
+  double interval[ROWS];
+  double tolerance[ROWS];
+  int32_t concurrency[ROWS];
+  int32_t in_flight[ROWS];
+  uint8_t held[WORKERS][ROWS];
 } fleet_limits;
 typedef struct { long s; long ns; } fleet_time;
 void *mmap(void *, size_t, int, int, int, long);
@@ -33,7 +35,8 @@ int pthread_mutex_unlock(void *);
 int pthread_mutex_consistent(void *);
 int clock_gettime(int, fleet_time *);
 int kill(int, int);
-]]):format(MAX_WORKERS, N_CURSORS, MAX_ROWS, MAX_ROWS, MAX_ROWS, MAX_ROWS, MAX_WORKERS, MAX_ROWS))
+]]):gsub("ROWS", MAX_ROWS):gsub("WORKERS", MAX_WORKERS):gsub("CURSORS", N_CURSORS)
+ffi.cdef(declarations)
 
 local EOWNERDEAD, CLOCK_MONOTONIC = 130, 1
 local NEVER = math.huge
@@ -42,10 +45,6 @@ local READ_WRITE, SHARED_ANONYMOUS_NORESERVE = 3, 0x4021
 local _M = { MAX_ROWS = MAX_ROWS, N_CURSORS = N_CURSORS }
 
 local region, mutex, me
--- What each row's engine allows; the same in each worker, so these are not shared.
-local interval = ffi.new("double[?]", MAX_ROWS)
-local tolerance = ffi.new("double[?]", MAX_ROWS)
-local concurrency = ffi.new("int32_t[?]", MAX_ROWS)
 local time = ffi.new("fleet_time")
 
 -- Not ngx.now(), which is as old as the worker's turn; and never set back.
@@ -82,10 +81,10 @@ function _M.open()
 end
 
 local function update(row)
-  if region.in_flight[row] >= concurrency[row] then
+  if region.in_flight[row] >= region.concurrency[row] then
     region.free_at[row] = NEVER
   else
-    local at = region.next_at[row] - tolerance[row]
+    local at = region.next_at[row] - region.tolerance[row]
     local paused_until = region.paused_until[row]
     region.free_at[row] = paused_until > at and paused_until or at
   end
@@ -165,11 +164,14 @@ function _M.join()
   return me ~= nil
 end
 
--- What an engine's limit means for a row.
+-- What an engine's limit means for a row. It may be another one after a reload.
 function _M.set(row, limit)
-  interval[row] = 1 / limit.rate
-  tolerance[row] = (limit.burst - 1) / limit.rate
-  concurrency[row] = limit.concurrency
+  lock()
+  region.interval[row] = 1 / limit.rate
+  region.tolerance[row] = (limit.burst - 1) / limit.rate
+  region.concurrency[row] = limit.concurrency
+  update(row)
+  unlock()
 end
 
 -- Whether a row is as if it had never been used, so another instance may have it.
@@ -183,7 +185,7 @@ local function take_row(row, at)
   held[row] = held[row] + 1
   region.in_flight[row] = region.in_flight[row] + 1
   local next_at = region.next_at[row]
-  region.next_at[row] = (next_at > at and next_at or at) + interval[row]
+  region.next_at[row] = (next_at > at and next_at or at) + region.interval[row]
   update(row)
 end
 
@@ -205,8 +207,8 @@ end
 local function scan_paused(pool, at)
   for i = 0, pool.n - 1 do
     local row = pool.rows[i]
-    if region.in_flight[row] < concurrency[row]
-      and region.next_at[row] - tolerance[row] <= at then
+    if region.in_flight[row] < region.concurrency[row]
+      and region.next_at[row] - region.tolerance[row] <= at then
       return i
     end
   end

@@ -24,14 +24,11 @@ function _M.start()
   require("fleet.usage").start()
 end
 
--- Returns the model's name in the list, or nil where no instance has it.
+-- Returns the model's name in the list, which has no `:latest`, or nil where no instance has it.
 function _M.canonical(model)
   local pools = upstreams.current().pools
-  if pools[model] then
-    return model
-  end
-  local tagged = model .. ":latest"
-  return pools[tagged] and tagged
+  local name = pools[model] and model or model:gsub(":latest$", "")
+  return pools[name] and name
 end
 
 -- The pools to choose from, in order; `model` is nil where any instance will do.

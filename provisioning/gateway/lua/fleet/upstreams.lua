@@ -202,7 +202,7 @@ local function sort_instances(list, meta)
   local all, loaded, installed, by_developer, row_by_id = {}, {}, {}, {}, {}
   for number, row in ipairs(list.instances) do
     local instance = {
-      id = row[1], address = row[2], port = row[3], node = list.nodes[row[4] + 1],
+      id = row[1], address = row[2]:find(":") and "[" .. row[2] .. "]" or row[2], port = row[3], node = list.nodes[row[4] + 1],
       engine = row[5], row = meta.rows[number],
     }
     all[number], row_by_id[row[1]] = instance, instance.row
