@@ -68,12 +68,15 @@ class Source:
     def __init__(self, body: bytes) -> None:
         self.body = body
         self.status = 200
+        self.pause_s = 0.0
         self.n_read = 0
+        self.left = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.n_read += 1
+                outer.left.wait(outer.pause_s)
                 tag = f'"{hash(outer.body)}"'
                 is_same = self.headers["If-None-Match"] == tag
                 self.send_response(304 if is_same else outer.status)
@@ -95,6 +98,7 @@ class Source:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.left.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -123,6 +127,12 @@ class Gateway:
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Return status, headers and body of an answer."""
         return ask(self.url + path, body, headers)
+
+    def use(self, instances: Sequence[Listed]) -> None:
+        """Let the gateway use another list."""
+        self.source.body = upstreams(instances)
+        self.source.wait_read()
+        time.sleep(0.3)  # each worker has looked
 
     def reload(self) -> None:
         """Let new workers take over."""

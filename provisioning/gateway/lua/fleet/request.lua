@@ -55,10 +55,10 @@ local function error_body(status, message)
   return cjson.encode({ error = message }) .. "\n"
 end
 
-local function say(status, body)
+local function say(status, body, content_type)
   ngx.ctx.is_ours = true
   ngx.status = status
-  ngx.header["Content-Type"] = "application/json"
+  ngx.header["Content-Type"] = content_type or "application/json"
   ngx.header["Content-Length"] = #body
   ngx.print(body)
   return ngx.exit(ngx.HTTP_OK)
@@ -182,7 +182,7 @@ end
 
 -- What the gateway answers itself.
 local LOCAL = {
-  ["/"] = function() return '"Ollama is running"\n' end,
+  ["/"] = function() return "Ollama is running", "text/plain; charset=utf-8" end,
   ["/api/tags"] = function(current)
     return '{"models":' .. union(current.models or {}, ollama_model) .. "}\n"
   end,
@@ -216,7 +216,8 @@ function _M.access()
   if upstreams.current().n == 0 then
     return refuse(503, "fleet_full", "the gateway has no list of instances yet", 1)
   elseif LOCAL[uri] then
-    return say(200, LOCAL[uri](upstreams.current()))
+    local body, content_type = LOCAL[uri](upstreams.current())
+    return say(200, body, content_type)
   elseif endpoint.method == "POST" then
     read_request(ctx, endpoint)
   else
@@ -248,7 +249,9 @@ end
 
 function _M.header_filter()
   local ctx = ngx.ctx
-  if ngx.status >= 400 and not ctx.is_ours and (ctx.failure or not is_of_instance()) then
+  if ngx.req.http_version() == 0.9 then
+    return ngx.exit(ngx.ERROR) -- so nginx calls an answer that is no HTTP, and would pass it on
+  elseif ngx.status >= 400 and not ctx.is_ours and (ctx.failure or not is_of_instance()) then
     explain(ctx)
   elseif ctx.holds then
     answer.on_header()
