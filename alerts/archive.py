@@ -96,13 +96,13 @@ async def archive(url: str, *, since_s: float, now_s: float) -> AsyncIterator[Ar
             if not await opened.points(f"max({INVENTORY})"):
                 raise HistoryError(
                     f"{shown} has no {INVENTORY} in the last {since}: load the built rules there, "
-                    "or name another Prometheus with --prometheus"
+                    "or name another Prometheus with --prometheus.url"
                 )
             yield opened
     except PrometheusError as error:
         raise CheckError(
-            f"{shown} {error} (asked for {opened.asked} of {since}); is --prometheus the address "
-            "of a Prometheus that runs? A shorter --since asks for less"
+            f"{shown} {error} (asked for {opened.asked} of {since}); is --prometheus.url the "
+            "address of a Prometheus that runs? A shorter --since asks for less"
         ) from error
     except TimeoutError as error:
         raise CheckError(

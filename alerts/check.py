@@ -138,7 +138,7 @@ async def run(settings: Settings, url: str) -> Result:
             return await _result(client, settings)
     except PrometheusError as error:
         shown = without_password(client.url)
-        helps = "is --prometheus the address of a Prometheus that runs?"
+        helps = "is --prometheus.url the address of a Prometheus that runs?"
         raise CheckError(f"{shown} {error}; {helps}") from error
 
 

@@ -31,12 +31,17 @@ from ollama_fleet.options import Choice
 
 CONFIG_FILE_VARIABLE = "OLLAMA_FLEET_ALERTS_CONFIG_FILE"
 Command = Callable[..., None]
+prometheus_option = click.option(
+    "--prometheus.url", "url", required=True, metavar="URL", help="The live Prometheus."
+)
+json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 
 
 def settings_options(command: Command) -> Command:
     """Give a command the options that change the settings."""
     file = click.option(
-        "--config-file",
+        "--config.file",
+        "config_file",
         type=click.Path(dir_okay=False, path_type=Path),
         envvar=CONFIG_FILE_VARIABLE,
         help=f"YAML file with settings. [env: {CONFIG_FILE_VARIABLE}]",
@@ -51,7 +56,7 @@ def settings_options(command: Command) -> Command:
     profile = click.option(
         "--profile",
         type=Choice(config.PROFILES),
-        help="Settings for a kind of fleet, which --config-file and --set change.",
+        help="Settings for a kind of fleet, which --config.file and --set change.",
     )
     return profile(file(changes(command)))
 
@@ -78,15 +83,15 @@ class AlertsGroup(click.Group):
 def alerts() -> None:
     """Build, explain and check the alert rules.
 
-    The settings are defaults, changed by --profile, by --config-file, and by --set.
+    The settings are defaults, changed by --profile, by --config.file, and by --set.
 
     \b
     Examples:
       ollama-fleet alerts build --profile small --output-dir /etc/prometheus/ollama-fleet
       ollama-fleet alerts build --set fleet.size=10000 --set thresholds.tokens_per_second=400000
-      ollama-fleet alerts check --prometheus http://127.0.0.1:9090
-      ollama-fleet alerts backtest --prometheus http://127.0.0.1:9090 --profile small
-      ollama-fleet alerts tune --prometheus http://127.0.0.1:9090 > proposed.yml
+      ollama-fleet alerts check --prometheus.url http://127.0.0.1:9090
+      ollama-fleet alerts backtest --prometheus.url http://127.0.0.1:9090 --profile small
+      ollama-fleet alerts tune --prometheus.url http://127.0.0.1:9090 > proposed.yml
     """  # noqa: D301 - click keeps the lines after a backspace as they are
 
 
@@ -171,7 +176,7 @@ def merge(
 
 @alerts.command("list")
 @settings_options
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@json_option
 def list_alerts(
     *, profile: str | None, config_file: Path | None, changes: tuple[str, ...], is_json: bool
 ) -> None:
@@ -200,8 +205,8 @@ def explain_alert(
 
 @alerts.command("check")
 @settings_options
-@click.option("--prometheus", "url", required=True, metavar="URL", help="The live Prometheus.")
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@prometheus_option
+@json_option
 @click.option("--all", "is_all", is_flag=True, help="Show the recording rules as well.")
 @click.option("--fail-on-firing", is_flag=True, help="Exit with 1 if an alert fires now.")
 def check(
@@ -242,6 +247,20 @@ def _since(_: click.Context, __: click.Parameter, text: str) -> float:
     return since_s
 
 
+def history_options(how_far: str) -> Callable[[Command], Command]:
+    """Return what gives a command the options of those that ask Prometheus for the past."""
+    since = click.option(
+        "--since",
+        "since_s",
+        default="14d",
+        show_default=True,
+        callback=_since,
+        metavar="DURATION",
+        help=how_far,
+    )
+    return lambda command: prometheus_option(since(json_option(command)))
+
+
 def progress(words: str) -> None:
     """Show at a terminal how far it is, in one line."""
     if sys.stderr.isatty():
@@ -250,17 +269,7 @@ def progress(words: str) -> None:
 
 @alerts.command("backtest")
 @settings_options
-@click.option("--prometheus", "url", required=True, metavar="URL", help="The live Prometheus.")
-@click.option(
-    "--since",
-    "since_s",
-    default="14d",
-    show_default=True,
-    callback=_since,
-    metavar="DURATION",
-    help="How far back to look, at most 84d.",
-)
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@history_options("How far back to look, at most 84d.")
 def backtest(
     *,
     profile: str | None,
@@ -288,17 +297,7 @@ def backtest(
 
 @alerts.command("tune")
 @settings_options
-@click.option("--prometheus", "url", required=True, metavar="URL", help="The live Prometheus.")
-@click.option(
-    "--since",
-    "since_s",
-    default="14d",
-    show_default=True,
-    callback=_since,
-    metavar="DURATION",
-    help="How far back to look: at least 3d, at most 84d; whole weeks are best.",
-)
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@history_options("How far back to look: at least 3d, at most 84d; whole weeks are best.")
 def tune(
     *,
     profile: str | None,

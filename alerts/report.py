@@ -18,7 +18,7 @@ from ollama_fleet.tables import count_text, table
 WIDTH = 100
 REFUSED, FIRING = URGENT = "REFUSED BY PROMETHEUS", "FIRES NOW"
 DIFFERS = (
-    "DIFFERS FROM WHAT IS LOADED (give what it was built with: --profile, --config-file, --set)"
+    "DIFFERS FROM WHAT IS LOADED (give what it was built with: --profile, --config.file, --set)"
 )
 NOTHING_LOADED = (
     "no rule is loaded: add the built rules/*.yml to Prometheus' rule_files, and reload it"

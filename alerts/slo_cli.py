@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from alerts import config, slo_history, slo_html, slo_report
-from alerts.cli import AlertsGroup, progress, settings_options
+from alerts.cli import AlertsGroup, json_option, progress, prometheus_option, settings_options
 from alerts.slo import HOUR_S
 from ollama_fleet.files import write_whole
 from ollama_fleet.options import Duration
@@ -27,7 +27,7 @@ def slo() -> None:
 
 @slo.command("report")
 @settings_options
-@click.option("--prometheus", "url", required=True, metavar="URL", help="The live Prometheus.")
+@prometheus_option
 @click.option(
     "--since",
     "since_s",
@@ -42,7 +42,7 @@ def slo() -> None:
     help="End of the period, in UTC. [default: the last full hour]",
 )
 @click.option("--cluster", metavar="NAME", help="Which fleet, where Prometheus has several.")
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option(
     "--html",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -69,8 +69,8 @@ def report(
 
     \b
     Examples:
-      ollama-fleet slo report --prometheus http://127.0.0.1:9090
-      ollama-fleet slo report --prometheus http://127.0.0.1:9090 --until 2026-12-01 \\
+      ollama-fleet slo report --prometheus.url http://127.0.0.1:9090
+      ollama-fleet slo report --prometheus.url http://127.0.0.1:9090 --until 2026-12-01 \\
         --html november.html
 
     Exit status: 0 there is a report; 1 there is no history, or with --fail-on-missed an objective

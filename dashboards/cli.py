@@ -72,10 +72,11 @@ def dashboards() -> None:
     \b
     Examples:
       ollama-fleet dashboards list
-      ollama-fleet dashboards push --url https://grafana.example.org --token-file token
+      ollama-fleet dashboards push --grafana.url https://grafana.example.org \\
+          --grafana.token-file token
       ollama-fleet dashboards build --cluster-label region --output-dir mine
-      ollama-fleet dashboards push --input-dir mine --url https://grafana.example.org \\
-          --token-file token
+      ollama-fleet dashboards push --input-dir mine --grafana.url https://grafana.example.org \\
+          --grafana.token-file token
     """  # noqa: D301 - click keeps the lines after a backspace as they are
 
 

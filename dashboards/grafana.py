@@ -174,8 +174,8 @@ class Grafana:
     def _other_answer(self, doing: str, answer: Answer) -> NotGrafanaError:
         seen = self._transport.shown(f"status {answer.status} {answer.message}")
         return NotGrafanaError(
-            f"cannot {doing} at {self.url}: not as Grafana answers ({seen}); is --url Grafana's "
-            "address, with its sub-path?"
+            f"cannot {doing} at {self.url}: not as Grafana answers ({seen}); is --grafana.url "
+            "Grafana's address, with its sub-path?"
         )
 
 

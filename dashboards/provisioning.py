@@ -49,8 +49,8 @@ def _is_ours(text: str) -> bool:
 
 def _check(settings: DashboardSettings) -> None:
     faults = [
-        *_faults_of_url("--prometheus-url", settings.prometheus_url),
-        *_faults_of_url("--alertmanager-url", settings.alertmanager_url),
+        *_faults_of_url("--prometheus.url", settings.prometheus_url),
+        *_faults_of_url("--alertmanager.url", settings.alertmanager_url),
     ]
     if faults:
         raise SettingsError("\n".join(faults))

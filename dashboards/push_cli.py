@@ -30,21 +30,24 @@ URL_VARIABLE = "OLLAMA_FLEET_GRAFANA_URL"
 @click.command("push", short_help="Bring the dashboards into a Grafana.")
 @click.argument("wanted", nargs=-1, metavar="[UID|FILE]...")
 @click.option(
-    "--url",
+    "--grafana.url",
+    "url",
     required=True,
     envvar=URL_VARIABLE,
     metavar="URL",
     help=f"Grafana's address, with its sub-path if it has one. [env: {URL_VARIABLE}]",
 )
 @click.option(
-    "--token-file",
+    "--grafana.token-file",
+    "token_file",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
     envvar=TOKEN_VARIABLE,
     help=f"File with a token of a service account with the role Editor. [env: {TOKEN_VARIABLE}]",
 )
 @click.option(
-    "--ca-file",
+    "--grafana.ca-file",
+    "ca_file",
     type=click.Path(dir_okay=False, path_type=Path),
     help="CA bundle (PEM) used to verify Grafana, instead of the system's.",
 )
@@ -95,9 +98,11 @@ def push(
 
     \b
     Examples:
-      ollama-fleet dashboards push --url https://grafana.example.org --token-file token --dry-run
-      ollama-fleet dashboards push --url https://grafana.example.org --token-file token --diff
-      ollama-fleet dashboards push --url http://127.0.0.1:3000 --token-file token \\
+      ollama-fleet dashboards push --grafana.url https://grafana.example.org \\
+          --grafana.token-file token --dry-run
+      ollama-fleet dashboards push --grafana.url https://grafana.example.org \\
+          --grafana.token-file token --diff
+      ollama-fleet dashboards push --grafana.url http://127.0.0.1:3000 --grafana.token-file token \\
           ollama-fleet-overview
     """  # noqa: D301 - click keeps the lines after a backspace as they are
     is_dry_run = is_dry_run or is_diffing
@@ -133,14 +138,16 @@ def push(
     help="Provisioning folder of Grafana, or a folder to copy from.",
 )
 @click.option(
-    "--prometheus-url",
+    "--prometheus.url",
+    "prometheus_url",
     default=DEFAULTS.prometheus_url,
     show_default=True,
     metavar="URL",
     help="URL of Prometheus, as Grafana reaches it.",
 )
 @click.option(
-    "--alertmanager-url",
+    "--alertmanager.url",
+    "alertmanager_url",
     default=DEFAULTS.alertmanager_url,
     show_default=True,
     metavar="URL",
@@ -210,12 +217,12 @@ def token_of(file: Path) -> str:
         token = ""
     except OSError as error:
         raise SettingsError(
-            f"cannot read --token-file {file}: {error.strerror}; it must hold the token of a "
-            "service account of Grafana"
+            f"cannot read --grafana.token-file {file}: {error.strerror}; it must hold the token of "
+            "a service account of Grafana"
         ) from error
     if not token or not all("!" <= character <= "~" for character in token):
         raise SettingsError(
-            f"--token-file {file} does not hold one token and nothing else; put a service "
+            f"--grafana.token-file {file} does not hold one token and nothing else; put a service "
             "account's token there, such as glsa_…"
         )
     return token

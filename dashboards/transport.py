@@ -28,11 +28,11 @@ from ollama_fleet.urls import base_url
 
 def checked_url(url: str) -> str:
     """Return an address that requests can be sent to."""
-    instead = "put a service account's token into a file and give --token-file"
+    instead = "put a service account's token into a file and give --grafana.token-file"
     try:
         return base_url(url, example="https://grafana.example.org", instead=instead)
     except ValueError as error:
-        raise SettingsError(f"--url {error}") from error
+        raise SettingsError(f"--grafana.url {error}") from error
 
 
 def checked_ca(ca_file: Path | None) -> str | bool:
@@ -43,7 +43,7 @@ def checked_ca(ca_file: Path | None) -> str | bool:
         ssl.create_default_context(cafile=ca_file)
     except OSError as error:  # also what ssl raises for a file without certificates
         raise SettingsError(
-            f"cannot use --ca-file {ca_file}: {error.strerror or error}; it must hold PEM "
+            f"cannot use --grafana.ca-file {ca_file}: {error.strerror or error}; it must hold PEM "
             "certificates"
         ) from error
     return str(ca_file)
@@ -147,7 +147,7 @@ class Transport:
             ) as response:
                 return self._answer(response, _read(response), doing)
         except requests.exceptions.SSLError as error:
-            helps = "give the server's authority with --ca-file, or renew its certificate"
+            helps = "give the server's authority with --grafana.ca-file, or renew its certificate"
             raise self._unreachable(doing, f"TLS fails: {_cause(error)}", helps) from error
         except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
             raise _PassingError(self._seen(error)) from error
@@ -185,7 +185,9 @@ class Transport:
         return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}…"
 
     def _unreachable(self, doing: str, seen: str, helps: str = "") -> UnreachableError:
-        helps = helps or "see that Grafana runs there and --url is right, then run this again"
+        helps = (
+            helps or "see that Grafana runs there and --grafana.url is right, then run this again"
+        )
         return UnreachableError(f"cannot {doing} at {self.url}: {self.shown(seen)}; {helps}")
 
     def _no_access(self, status: int, message: str, doing: str) -> AccessError | ForbiddenError:
@@ -193,7 +195,8 @@ class Transport:
         tried = f"cannot {doing} at {self.url}: {seen}"
         if status == UNKNOWN_TOKEN:
             return AccessError(
-                f"{tried}; the token is wrong or has expired: put a valid one into --token-file"
+                f"{tried}; the token is wrong or has expired: put a valid one into "
+                f"--grafana.token-file"
             )
         return ForbiddenError(
             f"{tried}; give the token's service account the role Editor, or rights on that folder"
@@ -208,8 +211,8 @@ class Transport:
 
     def _not_grafana(self, doing: str, seen: str) -> NotGrafanaError:
         return NotGrafanaError(
-            f"cannot {doing} at {self.url}: {self.shown(seen)}; give with --url the address that "
-            "Grafana's own API has, with its sub-path and past any login page"
+            f"cannot {doing} at {self.url}: {self.shown(seen)}; give with --grafana.url the "
+            "address that Grafana's own API has, with its sub-path and past any login page"
         )
 
 

@@ -60,6 +60,10 @@ def test_an_unknown_command_says_which_one_was_meant() -> None:
     assert "No such command 'xyz'.\n" in run("xyz").stderr
 
 
+URLS_OF_SETTINGS = ("--ui.prometheus-url", "--web.external-url", "--s3.endpoint-url")
+"""URLs that are one of several settings of a part."""
+
+
 def options(command: click.Command, name: str) -> Iterator[tuple[str, click.Option]]:
     """Yield each option of a command and of those below it, after the command's name."""
     yield from ((name, one) for one in command.params if isinstance(one, click.Option))
@@ -71,9 +75,13 @@ def options(command: click.Command, name: str) -> Iterator[tuple[str, click.Opti
 
 
 def test_options_of_all_commands_are_spelled_alike() -> None:
-    """A file is a file, a time has its unit, and what is the same has the same words."""
+    """A file is a file, a time has its unit, and what is the same has the same words.
+
+    What another program or a settings file is, is spelled as by Prometheus' programs and amtool:
+    `--prometheus.url`, `--config.file`. Nothing is spelled with a dot here and a dash there.
+    """
     begins = {"--json": "Print JSON", "--yes": "Do not ask before"}
-    odd = []
+    odd, spelled = [], {"--config-file": "--config.file"}
     for name, option in options(main, ""):
         opt, words = max(option.opts, key=len), option.help or ""
         metavar = option.make_metavar(click.Context(main))
@@ -81,7 +89,11 @@ def test_options_of_all_commands_are_spelled_alike() -> None:
             odd.append(f"{name} {opt}: {words}")
         if "SECONDS" in metavar or "econds" in words.split(" ")[0]:
             odd.append(f"{name} {opt} is no duration")
-        if opt.endswith(("url", "-prometheus")) and "URL" not in metavar:
+        if ("URL" == metavar) is not opt.endswith(".url") and opt not in URLS_OF_SETTINGS:
+            odd.append(f"{name} {opt} {metavar}: the URL of a program is --PROGRAM.url")
+        if opt != spelled.setdefault(opt.replace(".", "-"), opt):
+            odd.append(f"{name} {opt} is {spelled[opt.replace('.', '-')]} elsewhere")
+        if opt.endswith("url") and "URL" not in metavar:
             odd.append(f"{name} {opt} {metavar} is no URL")
         if opt.endswith("-file") and "FILE" not in metavar.upper():
             odd.append(f"{name} {opt} {metavar} is no file")

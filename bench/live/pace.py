@@ -1,7 +1,7 @@
 """How fast everything goes: the shipped intervals and windows, or short ones made from them.
 
 In:   which of the two, and what `ollama-fleet alerts list --json` says.
-Out:  a Pace, and the settings that `ollama-fleet alerts build --config-file` takes. Pure.
+Out:  a Pace, and the settings that `ollama-fleet alerts build --config.file` takes. Pure.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def prepare(plan: Plan, *, routing: Mapping[str, Any]) -> Rules:
     profile = plan.alert_options
     shipped = json.loads(_output("alerts", "list", "--json", *profile))
     config.write_text(yaml.safe_dump(paces.settings(plan.pace, shipped, routing=routing)))
-    options = (*profile, f"--config-file={config}")
+    options = (*profile, f"--config.file={config}")
     observers.build_alerts(
         processes.our_command("alerts", "build", f"--output-dir={run_dir.alerts}", *options)
     )

@@ -92,15 +92,17 @@ def warehouse() -> None:
 
     \b
     Examples:
-      ollama-fleet warehouse export --prometheus http://127.0.0.1:9090 --warehouse /srv/warehouse
-      ollama-fleet warehouse export --prometheus http://127.0.0.1:9090 --warehouse s3://fleet/hours
+      ollama-fleet warehouse export --prometheus.url http://127.0.0.1:9090 \\
+          --warehouse /srv/warehouse
+      ollama-fleet warehouse export --prometheus.url http://127.0.0.1:9090 \\
+          --warehouse s3://fleet/hours
       ollama-fleet warehouse trend --warehouse /srv/warehouse --plot trend.svg
       ollama-fleet warehouse explain --warehouse /srv/warehouse --slow
     """  # noqa: D301 - click keeps the lines after a backspace as they are
 
 
 @warehouse.command("export")
-@click.option("--prometheus", "url", required=True, metavar="URL", help="The live Prometheus.")
+@click.option("--prometheus.url", "url", required=True, metavar="URL", help="The live Prometheus.")
 @warehouse_options
 @click.option(
     "--since",

@@ -98,7 +98,7 @@ def capacity() -> None:
     \b
     Examples:
       ollama-fleet capacity plan --hardware epyc-9654 --model llama3.1:8b --instances 10000
-      ollama-fleet capacity live --prometheus http://127.0.0.1:9090
+      ollama-fleet capacity live --prometheus.url http://127.0.0.1:9090
       ollama-fleet capacity plan --hardware epyc-9654 --model llama3.1:8b \\
         --developers 1200 --requests-per-day 12 --tokens-per-request 500 --spare-nodes 1
     """  # noqa: D301 - click keeps the lines after a backspace as they are
@@ -257,7 +257,7 @@ def _demand(given: dict[str, Any]) -> Demand | None:
 
 
 @capacity.command("live")
-@click.option("--prometheus", "url", required=True, metavar="URL", help="The live Prometheus.")
+@click.option("--prometheus.url", "url", required=True, metavar="URL", help="The live Prometheus.")
 @click.option(
     "--since",
     "since_s",

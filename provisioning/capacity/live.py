@@ -100,7 +100,7 @@ async def ask(url: str, fleet: Fleet, *, since_s: float, now_s: float) -> Live:
             return await _Questions(client, fleet, shown, now_s, since_s).live()
     except PrometheusError as error:
         raise CannotAskError(
-            f"{shown} {error}; is --prometheus the address of a Prometheus that runs?"
+            f"{shown} {error}; is --prometheus.url the address of a Prometheus that runs?"
         ) from error
     except TimeoutError as error:
         raise CannotAskError(

@@ -84,7 +84,7 @@ def port_option(name: str, default: int) -> Callable[[Command], Command]:
 @port_option("prometheus", 9_090)
 @port_option("alertmanager", 9_093)
 @click.option(
-    "--poll-interval",
+    "--poll.interval",
     "poll_interval_s",
     type=Duration(1, LONGEST_INTERVAL_S, is_whole=True),
     metavar="DURATION",

@@ -233,7 +233,7 @@ class Observers:
 def build_rules(run_dir: RunDir, *, interval_s: int, options: tuple[str, ...] = ()) -> None:
     """Build the alert rules and Alertmanager's configuration, neither of which names a port.
 
-    Further options are those of `ollama-fleet alerts build`, such as `--config-file=FILE`.
+    Further options are those of `ollama-fleet alerts build`, such as `--config.file=FILE`.
 
     Raises:
         DemoError: They cannot be built.

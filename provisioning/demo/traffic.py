@@ -110,7 +110,7 @@ def users(gateway: Gateway, demo: Demo) -> Iterator[ChildSpec]:
 def _load(gateway: Gateway, name: str, n_users: int, *options: str) -> ChildSpec:
     command = processes.our_command(
         "load",
-        f"--gateway={gateway.url}",
+        f"--gateway.url={gateway.url}",
         f"--users={n_users}",
         f"--run-time={RUN_TIME}",
         f"--timeout={ANSWER_TIMEOUT}",

@@ -30,7 +30,8 @@ class _Group(click.Group):
 def config_option(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the option that names the settings file."""
     return click.option(
-        "--config-file",
+        "--config.file",
+        "config_file",
         type=click.Path(dir_okay=False, path_type=Path),
         envvar=CONFIG_FILE_VARIABLE,
         help=f"YAML file with settings. [env: {CONFIG_FILE_VARIABLE}]",

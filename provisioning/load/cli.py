@@ -132,7 +132,7 @@ The exit status is 0 when the service level is met, 1 when it is missed, 2 when 
 
 \b
   ollama-fleet load --instances http://127.0.0.1:8080/instances --users 100 --run-time 1m
-  ollama-fleet load --gateway http://127.0.0.1:11430 --key-file keys --model llama3.1:8b
+  ollama-fleet load --gateway.url http://127.0.0.1:11430 --key-file keys --model llama3.1:8b
   ollama-fleet load ... --users 10000 --spawn-rate 1000/1m --run-time 30m --html report.html
 
 Many users need several processes and machines:
@@ -167,7 +167,12 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     help="Users ask the instances that this list has.",
 )
 @click.option(
-    "--gateway", default="", metavar="URL", callback=gateway_url, help="Users ask this gateway."
+    "--gateway.url",
+    "gateway",
+    default="",
+    metavar="URL",
+    callback=gateway_url,
+    help="Users ask this gateway.",
 )
 @click.option("--key-file", type=FILE, help="API keys, one a line; users take them in turn.")
 @click.option("--ca-file", type=FILE, help="CA bundle used to verify HTTPS servers.")
@@ -283,9 +288,9 @@ def settings_of(
         click.UsageError: It is not clear whom to ask, or for which model.
     """
     if bool(instances) == bool(gateway):
-        raise click.UsageError("give --instances or --gateway, one of them: whom do users ask?")
+        raise click.UsageError("give --instances or --gateway.url, one of them: whom do users ask?")
     if gateway and not model:
-        raise click.UsageError("--gateway needs --model: which model do users ask for?")
+        raise click.UsageError("--gateway.url needs --model: which model do users ask for?")
     return Settings(
         instances=instances,
         gateway_url=gateway,

@@ -32,7 +32,7 @@ EXPORTER_DOWN = "OllamaFleetExporterDown"
 
 async def backtest(url: str, *options: str) -> Result:
     # There is no exporter in the test's history, only what the rules made of it.
-    arguments = ["backtest", "--prometheus", url, "--set", ABSENT, *options]
+    arguments = ["backtest", "--prometheus.url", url, "--set", ABSENT, *options]
     return await asyncio.to_thread(CliRunner().invoke, alerts, arguments)
 
 

@@ -100,7 +100,7 @@ def loaded_groups(settings: Settings) -> list[Mapping[str, Any]]:
 async def run(handler: Handler, *options: str) -> CommandResult:
     """Run the command against a server."""
     async with answering(handler) as url:
-        arguments = ["check", "--prometheus", url, *options]
+        arguments = ["check", "--prometheus.url", url, *options]
         return await asyncio.to_thread(CliRunner().invoke, alerts, arguments)
 
 
@@ -236,4 +236,4 @@ async def test_a_server_that_is_no_prometheus_has_a_status_of_its_own(handler: H
     result = await run(handler)
 
     assert 2 == result.exit_code
-    assert "is --prometheus the address of a Prometheus" in result.stderr
+    assert "is --prometheus.url the address of a Prometheus" in result.stderr

@@ -159,18 +159,18 @@ def test_explain_of_an_alert_that_is_left_out_says_so() -> None:
 
 
 def test_a_password_in_the_address_is_not_repeated() -> None:
-    refused = run("check", "--prometheus", "http://me:s3cret@127.0.0.1:9")
+    refused = run("check", "--prometheus.url", "http://me:s3cret@127.0.0.1:9")
 
     assert 2 == refused.exit_code
     assert "s3cret" not in refused.output
 
 
 def test_check_of_no_prometheus_says_what_was_tried() -> None:
-    refused = run("check", "--prometheus", "http://127.0.0.1:9")
+    refused = run("check", "--prometheus.url", "http://127.0.0.1:9")
 
     assert 2 == refused.exit_code
     assert "http://127.0.0.1:9 cannot be asked: " in refused.stderr
-    assert "is --prometheus the address of a Prometheus that runs?" in refused.stderr
+    assert "is --prometheus.url the address of a Prometheus that runs?" in refused.stderr
 
 
 # What an alert says of its settings is true
@@ -194,6 +194,7 @@ CHANGED: dict[str, dict[str, object]] = {
         "kv_cache_instances": "7%", "not_loaded_instances": "7%", "not_loaded_share": "7%",
         "not_installed_instances": "7%", "on_cpu": "7%", "unloads": "7 per instance",
         "restarts": "7 per instance", "stalled_instances": "7%", "stalled_share": "7%",
+        "fleet_full": "77%", "rejections": "3%", "upstreams_age": "7m", "ejected_upstreams": "77%",
     },
     "slo": {"availability": "97%", "requests": "97%", "period": "7d"},
     "windows": {

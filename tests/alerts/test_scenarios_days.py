@@ -9,17 +9,17 @@ import pytest
 
 from alerts import config
 from tests.alerts.fleets import TRANSIENT, Fleet, Steps
-from tests.alerts.plays import Play, Scenario, played, value_of
+from tests.alerts.plays import Play, Scenario, value_of
 
-DAY = Play(minutes=1020, before=400, evaluation_s=300)
+PLAY = Play(minutes=1020, before=400, evaluation_s=300)
 FLOOR, CAPACITY = "OllamaFleetHealthyInstancesLow", "OllamaFleetCapacityLow"
 BUDGET = "OllamaFleetAvailabilityBudgetBurn"
 LAPTOPS = 40
-EVENING: Steps = [(DAY.before, 0), *[(3, n) for n in range(LAPTOPS)], (400, LAPTOPS), (1, 0)]
+EVENING: Steps = [(PLAY.before, 0), *[(3, n) for n in range(LAPTOPS)], (400, LAPTOPS), (1, 0)]
 """Laptops that are closed one by one in the evening, and opened in the morning."""
 DYING = Fleet(
     listed=[(1, 10_000)],
-    statuses={"unreachable": [(DAY.before, 0), *[(12, 10 * n) for n in range(99)]]},
+    statuses={"unreachable": [(PLAY.before, 0), *[(12, 10 * n) for n in range(99)]]},
 )
 
 
@@ -29,15 +29,15 @@ def _open(servers: int = 0) -> Steps:
 
 SCENARIOS = [
     *(
-        Scenario(f"1 of {size} dead for good", [DAY.killed(size, 1)], tickets={BUDGET: 600})
+        Scenario(f"1 of {size} dead for good", [PLAY.killed(size, 1)], tickets={BUDGET: 600})
         for size in (5, 20, 60, 100)
     ),
     *(
-        Scenario(f"{n} of {size} dead for good", [DAY.killed(size, n)], pages={FLOOR: 10})
+        Scenario(f"{n} of {size} dead for good", [PLAY.killed(size, n)], pages={FLOOR: 10})
         for size, n in ((5, 2), (60, 2), (200, 3))
     ),
-    Scenario("0.7% of 10,000 dead for good", [DAY.killed(10_000, 70)], tickets={BUDGET: 600}),
-    Scenario("900 of 100,000 dead for good", [DAY.killed(100_000, 900)], tickets={BUDGET: 600}),
+    Scenario("0.7% of 10,000 dead for good", [PLAY.killed(10_000, 70)], tickets={BUDGET: 600}),
+    Scenario("900 of 100,000 dead for good", [PLAY.killed(100_000, 900)], tickets={BUDGET: 600}),
     Scenario(
         "0.5% of 10,000 die per hour",
         [DYING],
@@ -65,24 +65,15 @@ SCENARIOS = [
     ),
     Scenario(
         "60% drained and forgotten",
-        [Fleet(listed=[(1, 2000)], statuses={"draining": DAY.since(1200)})],
+        [Fleet(listed=[(1, 2000)], statuses={"draining": PLAY.since(1200)})],
         tickets={"OllamaFleetDrainedLong": 450},
     ),
     Scenario(
         "two developers of 200 stop their own model over night",
-        [DAY.killed(200, 2, 720, models={"a": {"healthy": [(1, 198)]}, "dev": DAY.part(2, 2)})],
+        [PLAY.killed(200, 2, 720, models={"a": {"healthy": [(1, 198)]}, "dev": PLAY.part(2, 2)})],
         may={BUDGET},
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def faults(
-    promtool_binary: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Mapping[str, list[str]]:
-    """By scenario; they share one promtool run."""
-    folder = tmp_path_factory.mktemp("scenarios")
-    return played(promtool_binary, folder, DAY, config.load(), SCENARIOS)
 
 
 @pytest.mark.parametrize("name", [scenario.name for scenario in SCENARIOS])
@@ -96,7 +87,13 @@ def test_the_ticket_on_instances_that_die_says_when_the_floor_is_reached(
     left_min = 30
 
     left_s = value_of(
-        promtool_binary, tmp_path, DAY, config.load(), DYING, CAPACITY, DAY.before + 120 - left_min
+        promtool_binary,
+        tmp_path,
+        PLAY,
+        config.load(),
+        DYING,
+        CAPACITY,
+        PLAY.before + 120 - left_min,
     )
 
     assert left_min * 0.7 <= left_s / 60 <= left_min * 1.3

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
-from alerts import config
 from tests.alerts.fleets import RECENTLY_FAILED, RESTARTS, Fleet, Steps, requests
-from tests.alerts.plays import Play, Scenario, played
+from tests.alerts.plays import Play, Scenario
 
-MINUTES = Play(minutes=60, before=15, interval_s=15, evaluation_s=15)
-BEFORE = MINUTES.before
+PLAY = Play(minutes=60, before=15, interval_s=15, evaluation_s=15)
+BEFORE = PLAY.before
 TAKES_MIN = 30
 """How long a rolling restart takes."""
 MIDDLE = (BEFORE + 15, BEFORE + 15.75)
@@ -25,7 +23,7 @@ def _rolling(
     """Return 10,000 of which n restart within half an hour, each some seconds in some statuses."""
 
     def during(value: float) -> Steps:
-        return MINUTES.since(round(value), TAKES_MIN)
+        return PLAY.since(round(value), TAKES_MIN)
 
     statuses = {status: during(n * each / TAKES_MIN / 60) for status, each in seconds.items()}
     failing = 0 if is_drained else n * sum(seconds.values()) / TAKES_MIN / 60
@@ -72,14 +70,14 @@ SCENARIOS = [
     ),
     Scenario(
         "3% of 2,000 are killed",
-        [MINUTES.killed(2000, 60)],
+        [PLAY.killed(2000, 60)],
         # As late as before: the grace period, `for`, and an evaluation.
         pages={"OllamaFleetHealthyInstancesLow": 2.25},
     ),
     Scenario(
         "3% of 2,000 in two shards are killed",
         [
-            MINUTES.killed(1000, 30, exporter=f"exporter-{shard}:11440", shard=shard, shards=2)
+            PLAY.killed(1000, 30, exporter=f"exporter-{shard}:11440", shard=shard, shards=2)
             for shard in ("0", "1")
         ],
         pages={"OllamaFleetHealthyInstancesLow": 2.25},
@@ -89,21 +87,12 @@ SCENARIOS = [
         [
             Fleet(
                 listed=[(1, 200)],
-                counters=requests([(1, 1000)], 0.08, failing=MINUTES.since(1000, 3)),
+                counters=requests([(1, 1000)], 0.08, failing=PLAY.since(1000, 3)),
             )
         ],
         pages={"OllamaFleetRequestsFailing": 4},
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def faults(
-    promtool_binary: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Mapping[str, list[str]]:
-    """By scenario; they share one promtool run."""
-    folder = tmp_path_factory.mktemp("scenarios")
-    return played(promtool_binary, folder, MINUTES, config.load(), SCENARIOS)
 
 
 @pytest.mark.parametrize("name", [scenario.name for scenario in SCENARIOS])

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
-from alerts import config
 from exporter.peers import NodeKey, peers_speeds
 from tests.alerts.fleets import (
     FLEET_P99,
@@ -19,16 +17,16 @@ from tests.alerts.fleets import (
     Steps,
     requests,
 )
-from tests.alerts.plays import Play, Scenario, played
+from tests.alerts.plays import Play, Scenario
 
-HOURS = Play(minutes=170, before=70)
+PLAY = Play(minutes=170, before=70)
 LATENCY, THROUGHPUT = "OllamaFleetLatencyP99High", "OllamaFleetTokenThroughputLow"
 REQUESTS, SLOW_NODE = "OllamaFleetRequestsFailing", "OllamaNodeSlowerThanFleet"
 OUT_OF_MEMORY = 'ollama_fleet_errors_total{model="a",error_type="out_of_memory"}'
 STARTED = 'ollama_instance_start_time_seconds{{instance_id="i-{0}",node="laptop-{0}"}}'
 DAY_S = 86_400
-OWN_400_MS = HOURS.since(0.4, otherwise=0.1)
-IDLE: Steps = [(HOURS.before, 10_000), (1, None)]
+OWN_400_MS = PLAY.since(0.4, otherwise=0.1)
+IDLE: Steps = [(PLAY.before, 10_000), (1, None)]
 """What the exporter publishes of speeds that it has not seen for an hour."""
 KINDS_42_31 = {"fast": (8, 42.0), "slow": (20, 31.0)}
 MOSTLY_42 = {"fast": (20, 42.0), "slow": (8, 31.0)}
@@ -55,11 +53,11 @@ def _nodes(
     gauges: dict[str, Steps] = {}
     for node in kind_by_node:
         of = f'{{node="{node}",model="a",engine="ollama"}}'
-        gauges["ollama_node_tokens_per_second" + of] = HOURS.since(
+        gauges["ollama_node_tokens_per_second" + of] = PLAY.since(
             10 * after[node], otherwise=10 * before[node]
         )
         gauges["ollama_node_measured_instances" + of] = [(1, 10)]
-        gauges["ollama_node_peers_tokens_per_second" + of] = HOURS.since(
+        gauges["ollama_node_peers_tokens_per_second" + of] = PLAY.since(
             peers[1][node], otherwise=peers[0][node]
         )
     return Fleet(listed=[(1, 10 * len(before))], gauges=gauges)
@@ -81,7 +79,7 @@ SCENARIOS = [
         [
             Fleet(
                 listed=[(1, 10_000)],
-                gauges={FLEET_P99.format("0.999"): HOURS.since(30, otherwise=0.1)},
+                gauges={FLEET_P99.format("0.999"): PLAY.since(30, otherwise=0.1)},
             )
         ],
         tickets={"OllamaFleetLatencyOutliers": 15},
@@ -98,7 +96,7 @@ SCENARIOS = [
         [
             Fleet(
                 listed=[(1, 200)],
-                counters=requests([(1, 1000)], 0.08, failing=HOURS.since(1000, 3)),
+                counters=requests([(1, 1000)], 0.08, failing=PLAY.since(1000, 3)),
             )
         ],
         pages={REQUESTS: 4},
@@ -110,7 +108,7 @@ SCENARIOS = [
                 listed=[(1, 200)],
                 counters={
                     **requests([(1, 9900)], 0.08),
-                    **requests([(1, 100)], 0.08, failing=HOURS.since(100), model="b"),
+                    **requests([(1, 100)], 0.08, failing=PLAY.since(100), model="b"),
                 },
             )
         ],
@@ -122,8 +120,8 @@ SCENARIOS = [
             Fleet(
                 listed=[(1, 100)],
                 gauges={
-                    SPEED: HOURS.since(400, otherwise=10_000),
-                    MEASURED: HOURS.since(40, otherwise=100),
+                    SPEED: PLAY.since(400, otherwise=10_000),
+                    MEASURED: PLAY.since(40, otherwise=100),
                 },
             )
         ],
@@ -134,8 +132,8 @@ SCENARIOS = [
         [
             Fleet(
                 listed=[(1, 100)],
-                gauges={SPEED: IDLE, MEASURED: HOURS.since(0, otherwise=100)},
-                counters={GENERATED: HOURS.since(0, otherwise=600)},
+                gauges={SPEED: IDLE, MEASURED: PLAY.since(0, otherwise=100)},
+                counters={GENERATED: PLAY.since(0, otherwise=600)},
             )
         ],
     ),
@@ -145,8 +143,8 @@ SCENARIOS = [
             Fleet(
                 listed=[(1, 100)],
                 gauges={
-                    SPEED: HOURS.since(4000, otherwise=10_000),
-                    MEASURED: HOURS.since(40, otherwise=100),
+                    SPEED: PLAY.since(4000, otherwise=10_000),
+                    MEASURED: PLAY.since(40, otherwise=100),
                 },
             )
         ],
@@ -156,7 +154,7 @@ SCENARIOS = [
         [
             Fleet(
                 listed=[(1, 100)],
-                gauges={SPEED: IDLE, MEASURED: HOURS.since(0, otherwise=100)},
+                gauges={SPEED: IDLE, MEASURED: PLAY.since(0, otherwise=100)},
                 counters={GENERATED: GONE},
             )
         ],
@@ -186,7 +184,7 @@ SCENARIOS = [
     ),
     Scenario(
         "11 out-of-memory kills an hour in 10,000",
-        [Fleet(listed=[(1, 10_000)], counters={OUT_OF_MEMORY: HOURS.since(1, 11)})],
+        [Fleet(listed=[(1, 10_000)], counters={OUT_OF_MEMORY: PLAY.since(1, 11)})],
         tickets={"OllamaFleetOutOfMemoryRestarts": 30},
     ),
     Scenario(
@@ -202,15 +200,6 @@ SCENARIOS = [
         is_from_start=True,
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def faults(
-    promtool_binary: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Mapping[str, list[str]]:
-    """By scenario; they share one promtool run."""
-    folder = tmp_path_factory.mktemp("scenarios")
-    return played(promtool_binary, folder, HOURS, config.load(), SCENARIOS)
 
 
 @pytest.mark.parametrize("name", [scenario.name for scenario in SCENARIOS])

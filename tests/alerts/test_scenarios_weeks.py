@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import cos, pi
-from pathlib import Path
 
 import pytest
 
-from alerts import config
 from tests.alerts.fleets import DAY_MIN, GENERATED, Fleet, Steps, requests
-from tests.alerts.plays import Play, Scenario, played
+from tests.alerts.plays import Play, Scenario
 
 WEEK_MIN = 7 * DAY_MIN
 NOON_MIN = DAY_MIN // 2
 MONDAY_NOON = 3 * WEEK_MIN + NOON_MIN
-WEEKS = Play(minutes=4 * WEEK_MIN, before=MONDAY_NOON, interval_s=150, evaluation_s=600)
+PLAY = Play(minutes=4 * WEEK_MIN, before=MONDAY_NOON, interval_s=150, evaluation_s=600)
 TRAFFIC, RISING = "OllamaFleetTrafficLost", "OllamaFleetLatencyRising"
 LATENCY, FAILING = "OllamaFleetLatencyP99High", "OllamaFleetRequestsFailing"
 CREEP: Steps = [
-    (WEEKS.before, 0.1),
+    (PLAY.before, 0.1),
     *[(60, 0.1 + 0.06 * hour / 168) for hour in range(168)],
 ]
 
@@ -36,7 +34,7 @@ def _at(minute: int, holiday: int) -> float:
 
 
 def _until_noon(days: Steps) -> Steps:
-    return [*days[: WEEKS.before // 30], (1, 0)]
+    return [*days[: PLAY.before // 30], (1, 0)]
 
 
 def _fleet(days: Steps) -> Fleet:
@@ -67,14 +65,7 @@ SCENARIOS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def faults(
-    promtool_binary: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Mapping[str, list[str]]:
-    """By scenario; they share one promtool run."""
-    folder = tmp_path_factory.mktemp("scenarios")
-    names = {TRAFFIC, RISING, LATENCY, FAILING}
-    return played(promtool_binary, folder, WEEKS, config.load(), SCENARIOS, names=names)
+NAMES = frozenset({TRAFFIC, RISING, LATENCY, FAILING})
 
 
 @pytest.mark.nightly

@@ -94,7 +94,7 @@ async def _record(
 
 
 async def _asked(command: str, url: str, *options: str) -> Any:
-    arguments = [command, "--prometheus", url, "--json", *options]
+    arguments = [command, "--prometheus.url", url, "--json", *options]
     result = await asyncio.to_thread(CliRunner().invoke, alerts, arguments)
     assert 0 == result.exit_code, result.output
     return json.loads(result.stdout)

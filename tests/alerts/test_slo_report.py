@@ -72,7 +72,7 @@ def past(times: Times, cluster: str) -> Iterator[Series]:
 
 
 async def reported(url: str, *options: str) -> Result:
-    words = ["report", "--prometheus", url, *options]
+    words = ["report", "--prometheus.url", url, *options]
     return await asyncio.to_thread(CliRunner().invoke, slo, words)
 
 

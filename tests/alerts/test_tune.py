@@ -29,7 +29,7 @@ N_DRAINED = 5
 
 
 async def tune(url: str, *options: str) -> Result:
-    arguments = ["tune", "--prometheus", url, *options]
+    arguments = ["tune", "--prometheus.url", url, *options]
     return await asyncio.to_thread(CliRunner().invoke, alerts, arguments)
 
 
@@ -108,7 +108,7 @@ async def test_a_real_history_gives_settings_that_build_takes(
     thresholds = "thresholds: {request_latency_p99: 2s, healthy_instances: 59}"
     present.write_text(f"{thresholds}\n{left_out}\n")
     proposed = tmp_path / "proposed.yml"
-    options = ("--since", "8d", "--config-file", str(present))
+    options = ("--since", "8d", "--config.file", str(present))
     programs = Programs(prometheus_binary, promtool_binary)
     async with prometheus_with(past(), tmp_path, programs) as url:
         tuned = await tune(url, *options)
@@ -120,7 +120,7 @@ async def test_a_real_history_gives_settings_that_build_takes(
     built = await asyncio.to_thread(
         CliRunner().invoke,
         alerts,
-        ["build", "--config-file", str(proposed), "--output-dir", str(tmp_path / "built")],
+        ["build", "--config.file", str(proposed), "--output-dir", str(tmp_path / "built")],
     )
 
     assert (0, 0) == (tuned.exit_code, built.exit_code)

@@ -36,13 +36,13 @@ def save(client: Grafana, *, version: int = 0, is_overwriting: bool = False) -> 
 def test_whatever_else_answers_is_no_grafana(server: Running, client: Grafana, mood: str) -> None:
     server.state.moods = [mood] * 4
 
-    with pytest.raises(NotGrafanaError, match=r"--url"):
+    with pytest.raises(NotGrafanaError, match=r"--grafana.url"):
         client.check()
-    with pytest.raises(NotGrafanaError, match=r"--url"):
+    with pytest.raises(NotGrafanaError, match=r"--grafana.url"):
         client.folder("x")
-    with pytest.raises(NotGrafanaError, match=r"--url"):
+    with pytest.raises(NotGrafanaError, match=r"--grafana.url"):
         client.dashboard("a")
-    with pytest.raises(NotGrafanaError, match=r"--url"):
+    with pytest.raises(NotGrafanaError, match=r"--grafana.url"):
         save(client)
 
 

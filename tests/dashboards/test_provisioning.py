@@ -192,7 +192,10 @@ def test_each_option_is_in_the_files(tmp_path: Path) -> None:
         "dashboards_path": "/srv/dashboards",
         "folder": "LLM fleet",
     }
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    options = [
+        f"--{name.replace('_url', '.url').replace('_', '-')}={value}"
+        for name, value in given.items()
+    ]
 
     assert 0 == provision(tmp_path, *options).exit_code
     assert [
@@ -219,10 +222,10 @@ def test_a_file_that_somebody_wrote_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("--prometheus-url=localhost:9090", "--prometheus-url must be a URL such as http://"),
-        ("--prometheus-url=ftp://host", "--prometheus-url must be a URL such as http://"),
-        ("--alertmanager-url=http://", "--alertmanager-url must name a host"),
-        ("--alertmanager-url=http://[::1", "--alertmanager-url is not a URL"),
+        ("--prometheus.url=localhost:9090", "--prometheus.url must be a URL such as http://"),
+        ("--prometheus.url=ftp://host", "--prometheus.url must be a URL such as http://"),
+        ("--alertmanager.url=http://", "--alertmanager.url must name a host"),
+        ("--alertmanager.url=http://[::1", "--alertmanager.url is not a URL"),
         ("--scrape-interval=15", "--scrape-interval '15': must be a duration"),
     ],
 )
@@ -233,7 +236,7 @@ def test_what_grafana_could_not_use_is_told(tmp_path: Path, option: str, told: s
     assert told in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--prometheus-url", "--alertmanager-url"])
+@pytest.mark.parametrize("option", ["--prometheus.url", "--alertmanager.url"])
 def test_a_password_in_an_address_is_refused_and_not_repeated(tmp_path: Path, option: str) -> None:
     result = provision(tmp_path, f"{option}=https://admin:hunter2@prometheus.example.org")
 

@@ -45,7 +45,14 @@ def token_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def options(server: Running, folder: Path, token_file: Path) -> list[str]:
-    return ["--url", server.url, "--token-file", str(token_file), "--input-dir", str(folder)]
+    return [
+        "--grafana.url",
+        server.url,
+        "--grafana.token-file",
+        str(token_file),
+        "--input-dir",
+        str(folder),
+    ]
 
 
 def write(folder: Path, uid: str, **changes: Any) -> None:
@@ -185,7 +192,7 @@ def test_address_and_token_may_come_from_the_environment(
     assert ["a", "b"] == list(server.state.dashboards)
 
 
-@pytest.mark.parametrize("missing", ["--url", "--token-file"])
+@pytest.mark.parametrize("missing", ["--grafana.url", "--grafana.token-file"])
 def test_address_and_token_are_required(options: list[str], missing: str) -> None:
     at = options.index(missing)
 
@@ -225,6 +232,6 @@ def test_the_dashboards_that_come_with_the_package_are_the_default(
 ) -> None:
     made = sorted(path.stem for path in (ROOT / "dashboards" / "out").glob("*.json"))
 
-    run("--url", server.url, "--token-file", str(token_file))
+    run("--grafana.url", server.url, "--grafana.token-file", str(token_file))
 
     assert made == sorted(server.state.dashboards)

@@ -65,7 +65,7 @@ def test_401_is_about_the_token(web: responses.RequestsMock) -> None:
 
     assert (
         f"cannot ask at {URL}: status 401 Invalid API key; the token is wrong or has expired: put "
-        "a valid one into --token-file"
+        "a valid one into --grafana.token-file"
     ) == str(caught.value)
 
 
@@ -178,7 +178,7 @@ def test_nobody_listening_is_told_with_the_reason_alone() -> None:
 
     assert (
         f"cannot ask at {url}: Connection refused (4 attempts); see that Grafana runs there and "
-        "--url is right, then run this again"
+        "--grafana.url is right, then run this again"
     ) == str(caught.value)
 
 
@@ -210,7 +210,7 @@ def test_a_server_of_our_own_authority_is_believed(
 def test_a_server_of_an_unknown_authority_is_not_asked(secure: Running) -> None:
     asked = len(secure.state.requests)
 
-    with pytest.raises(UnreachableError, match=r"TLS fails: .*certificate.*; .* --ca-file"):
+    with pytest.raises(UnreachableError, match=r"TLS fails: .*certificate.*; .* --grafana.ca-file"):
         ask(secure.url)
 
     assert asked == len(secure.state.requests)
@@ -224,7 +224,7 @@ def test_a_ca_file_that_holds_no_certificate_is_told(
 ) -> None:
     write(tmp_path / "ca.pem")
 
-    with pytest.raises(SettingsError, match=r"cannot use --ca-file .*ca\.pem: "):
+    with pytest.raises(SettingsError, match=r"cannot use --grafana.ca-file .*ca\.pem: "):
         Transport(URL, TOKEN, ca_file=tmp_path / "ca.pem")
 
 
@@ -265,7 +265,7 @@ def test_no_message_repeats_the_token(web: responses.RequestsMock, status: int) 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("grafana.example.org", "--url must be a URL such as https://grafana"),
+        ("grafana.example.org", "--grafana.url must be a URL such as https://grafana"),
         ("https://h/?orgId=1", "must end before"),
     ],
 )
@@ -276,7 +276,7 @@ def test_what_is_no_address_is_told(url: str, message: str) -> None:
 
 @pytest.mark.parametrize("url", ["https://admin:hunter2@h", "https://hunter2@h"])
 def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(SettingsError, match="--token-file") as caught:
+    with pytest.raises(SettingsError, match=r"--grafana\.token-file") as caught:
         Transport(url, TOKEN)
 
     assert "hunter2" not in str(caught.value)

@@ -27,7 +27,7 @@ SETTINGS = tuple(
 
 
 async def check(url: str, *options: str) -> Result:
-    arguments = ["check", "--prometheus", url, *SETTINGS, *options]
+    arguments = ["check", "--prometheus.url", url, *SETTINGS, *options]
     return await asyncio.to_thread(CliRunner().invoke, alerts, arguments)
 
 

@@ -46,7 +46,7 @@ async def _started(run_dir: Path, *options: str) -> AsyncIterator[Process]:
     """Start `up`; kill it at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "ollama_fleet", "up", f"--run-dir={run_dir}"),
-        *("--poll-interval=1s", *options),
+        *("--poll.interval=1s", *options),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

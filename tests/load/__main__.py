@@ -27,7 +27,7 @@ ONE_AT_ONCE = {"limits": experiment.ONE_AT_ONCE}
 async def compare(folder: Path, inventory: Path, title: str, *options: str, **sections: Any) -> int:
     """Load instances through the gateway; print what each sees; return the differences."""
     async with stack(folder, inventory, **sections) as running:
-        ended = await load(f"--gateway={running.gateway_url}", "--json", *options)
+        ended = await load(f"--gateway.url={running.gateway_url}", "--json", *options)
         if ended.status not in {0, 1}:
             raise click.ClickException(ended.errors)
         seen = await agreement.observed(running, ended.report)

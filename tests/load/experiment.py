@@ -72,7 +72,7 @@ async def _seen(
         return await _loaded(f"--instances={inventory}", at_once, run_time)
     sections = {"limits": ONE_AT_ONCE, "requests": {"wait": way.wait}}
     async with stack(folder, inventory, **sections) as running:
-        return await _loaded(f"--gateway={running.gateway_url}", at_once, run_time)
+        return await _loaded(f"--gateway.url={running.gateway_url}", at_once, run_time)
 
 
 async def _loaded(whom: str, at_once: int, run_time: str) -> dict[str, Any]:

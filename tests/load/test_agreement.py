@@ -53,7 +53,7 @@ async def test_a_simulated_fleet_behind_the_gateway(tmp_path: Path) -> None:
     async with simulated(tmp_path, n_instances=20) as inventory:
         async with stack(tmp_path, inventory) as running:
             report = await reported(
-                f"--gateway={running.gateway_url}",
+                f"--gateway.url={running.gateway_url}",
                 "--model=llama3.1:8b",
                 "--tokens=16",
                 "--users=30",
@@ -76,7 +76,7 @@ async def test_real_servers_behind_the_gateway(
     )
     async with stack(tmp_path, inventory, **LIMIT) as running:
         report = await reported(
-            f"--gateway={running.gateway_url}",
+            f"--gateway.url={running.gateway_url}",
             "--model=tiny",
             "--api=openai",
             "--stream",

@@ -34,7 +34,7 @@ async def whole(_request: web.Request) -> web.StreamResponse:
 
 
 def through(url: str) -> tuple[str, ...]:
-    return "--gateway", url, "--model", "m:1"
+    return "--gateway.url", url, "--model", "m:1"
 
 
 async def test_users_ask_as_the_article_s_do(tmp_path: Path) -> None:
@@ -251,10 +251,10 @@ async def test_what_the_page_on_load_tests_says_works(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ((), "give --instances or --gateway"),
-        (("--gateway=http://a", "--instances=b"), "give --instances or --gateway"),
-        (("--gateway=http://a",), "--gateway needs --model"),
-        (("--gateway=http://u:p@a",), "use --key-file"),
+        ((), "give --instances or --gateway.url"),
+        (("--gateway.url=http://a", "--instances=b"), "give --instances or --gateway.url"),
+        (("--gateway.url=http://a",), "--gateway.url needs --model"),
+        (("--gateway.url=http://u:p@a",), "use --key-file"),
         (("--instances=ftp://a",), "or give a file"),
         (("--instances=missing.json",), "cannot read instances from missing.json"),
         ((*through("http://a"), "--spawn-rate=0"), "no rate above 0"),

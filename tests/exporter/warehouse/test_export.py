@@ -33,7 +33,7 @@ Exporting = Callable[..., Result]
 
 
 async def run(url: str, place: str | Path, *options: str) -> Mapping[str, Any]:
-    arguments = ["export", "--prometheus", url, "--warehouse", str(place), "--json", *options]
+    arguments = ["export", "--prometheus.url", url, "--warehouse", str(place), "--json", *options]
     done = await asyncio.to_thread(CliRunner().invoke, warehouse, arguments)
     assert 0 == done.exit_code, done.output
     return dict(json.loads(done.stdout))
@@ -256,7 +256,7 @@ def test_gaps_are_filled_from_the_first_hour_that_prometheus_has() -> None:
 
 
 def test_a_prometheus_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
-    arguments = ["export", "--prometheus", "http://me:secret@127.0.0.1:9", "--warehouse"]
+    arguments = ["export", "--prometheus.url", "http://me:secret@127.0.0.1:9", "--warehouse"]
 
     done = CliRunner().invoke(warehouse, [*arguments, str(tmp_path)])
 

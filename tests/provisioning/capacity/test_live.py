@@ -61,12 +61,12 @@ def options_of_the_page() -> list[str]:
     text = (ROOT / "docs/capacity.md").read_text(encoding="utf-8")
     (line,) = re.findall("(?m)^ollama-fleet capacity live (.*)", text)
     options: list[str] = line.split()
-    assert ["--prometheus", "http://127.0.0.1:9090"] == options[:2]
+    assert ["--prometheus.url", "http://127.0.0.1:9090"] == options[:2]
     return options[2:]
 
 
 async def asked(url: str, *options: str) -> Result:
-    words = ["live", "--prometheus", url, *options]
+    words = ["live", "--prometheus.url", url, *options]
     return await asyncio.to_thread(CliRunner().invoke, capacity, words)
 
 
@@ -140,7 +140,7 @@ def test_the_series_that_are_asked_for_are_those_of_rules_and_exporter() -> None
 
 @pytest.mark.parametrize("option", ["--since=1h", "--since=90d", "--cluster-label=a b"])
 def test_wrong_options_are_refused(option: str) -> None:
-    result = CliRunner().invoke(capacity, ["live", "--prometheus=http://127.0.0.1:9", option])
+    result = CliRunner().invoke(capacity, ["live", "--prometheus.url=http://127.0.0.1:9", option])
 
     assert (2, "") == (result.exit_code, result.stdout)
     assert "must be" in result.stderr

@@ -22,7 +22,7 @@ def run(run_dir: Path, *options: str) -> Result:
 
 @pytest.mark.parametrize(
     "option",
-    ["--simulated=0", "--poll-interval=0", "--poll-interval=61s", "--provisioner-port=0"],
+    ["--simulated=0", "--poll.interval=0", "--poll.interval=61s", "--provisioner-port=0"],
 )
 def test_an_option_out_of_range_is_refused(tmp_path: Path, option: str) -> None:
     result = run(tmp_path, option)

@@ -51,6 +51,6 @@ def test_each_model_has_users_of_the_interface_that_its_servers_have(
     assert plan.demo is not None
     simulated, real = (spec.command for spec in traffic.users(gateway, plan.demo))
 
-    assert {"--model=llama3.1:8b", f"--gateway={gateway.url}"} < {*simulated}
+    assert {"--model=llama3.1:8b", f"--gateway.url={gateway.url}"} < {*simulated}
     assert {"--model=gemma3:270m", "--api=openai"} < {*real}
     assert 1 == len([*traffic.users(gateway, replace(plan.demo, n_llama_servers=0))])

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(START_S + 60)
 async def _up(run_dir: Path, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "ollama_fleet", "up", "--json", f"--run-dir={run_dir}"),
-        *("--simulated=20", "--llama-servers=0", "--poll-interval=1s"),
+        *("--simulated=20", "--llama-servers=0", "--poll.interval=1s"),
         *options,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
