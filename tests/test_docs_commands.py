@@ -1,4 +1,4 @@
-"""The commands and files of README, tutorials and how-to pages work, one after the other.
+"""The commands and files of README, tutorials, how-to pages and the pages of programs work.
 
 They run in a folder of their own beside a simulated fleet, an exporter, a provisioner, Prometheus,
 Alertmanager and what answers as Grafana does.
@@ -27,6 +27,10 @@ from tests.waiting import eventually
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs/upgrading.md",
+    *(
+        ROOT / f"docs/{name}.md"
+        for name in ("exporter", "installation", "inventory", "provisioner")
+    ),
     *sorted((ROOT / "docs/tutorials").glob("*.md")),
     *sorted((ROOT / "docs/how-to").glob("*.md")),
 )
@@ -40,6 +44,8 @@ ELSEWHERE = {
     "journalctl": "needs systemd",
     "kubectl": "needs a cluster",
     "skopeo": "needs a registry",
+    "docker": "tests/test_image.py",
+    "install": "needs the Debian package's user",
 }
 """Commands that do not run here, and why, or where they do."""
 OF_A_LAB = re.compile(r"(?m)^ollama-fleet .*(?:--fleet lab|lab\.yml|:8080/instances).*$")
@@ -166,7 +172,7 @@ async def failure(page: Path, folder: Path, running: Live, grafana_url: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_what_readme_tutorials_and_how_tos_say_works(tmp_path: Path) -> None:
+async def test_what_the_documentation_says_works(tmp_path: Path) -> None:
     async with live(tmp_path) as running:
         await eventually(lambda: running.has('ALERTS{alertname="Watchdog"}'))
         with grafana() as server:
