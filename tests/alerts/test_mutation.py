@@ -47,7 +47,7 @@ HARMLESS = {
     r"^OllamaFleet(AllDrained|DrainedLong): .*«sum».* -> max": (
         "a cluster has one such series; the sum only takes its status off"
     ),
-    r"^OllamaFleetExporterDown: .*«(max|max_over_time)».*\[1h\]\)\) unless.* -> min": (
+    r"^Ollama(FleetExporter|GatewayAll)Down: .*«(max|max_over_time)».*\[1h\]\)\) unless.* -> min": (
         "that a target was there counts, not whether it answered"
     ),
     r"^OllamaFleetCapacityLow: .* «<» 14400 and .* -> <=": (
