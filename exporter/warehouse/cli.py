@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
 from collections.abc import Callable
 from enum import StrEnum
@@ -29,12 +28,11 @@ from exporter.warehouse.export import (
 from exporter.warehouse.rollups import HOUR_S, Naming
 from exporter.warehouse.storage import Warehouse
 from ollama_fleet import logs
+from ollama_fleet.clock import SystemClock
 from ollama_fleet.levels import parse_share
 from ollama_fleet.options import Duration
 from ollama_fleet.prometheus import PrometheusClient
 from ollama_fleet.tables import count_text
-
-log = logging.getLogger("exporter.warehouse")
 
 NAMING = Naming()
 DAY_S = 86_400.0
@@ -188,13 +186,8 @@ async def _export(
         job = Export(client, store, naming)
         if every_s is None:
             show(await job.run(span, now_s=time.time()))
-            return
-        while True:
-            try:
-                show(await job.run(span, now_s=time.time()))
-            except WarehouseError as error:  # the next run does what this one left
-                log.error("export failed: %s", error)
-            await asyncio.sleep(every_s)
+        else:
+            await job.run_every(every_s, span, SystemClock(), show)
 
 
 def _exported_text(done: Exported) -> str:

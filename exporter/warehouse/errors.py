@@ -1,4 +1,4 @@
-"""What goes wrong in the warehouse and can be told to a person in one line."""
+"""Errors of the warehouse; the text of each is one line for a person."""
 
 from __future__ import annotations
 

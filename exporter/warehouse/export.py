@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from typing import Any
 
 from exporter.catalogue import EXPORTER_POLL_INTERVAL
-from exporter.warehouse.errors import SourceError
+from exporter.warehouse.errors import SourceError, WarehouseError
 from exporter.warehouse.rollups import (
     HOUR_S,
     Answers,
@@ -23,6 +24,7 @@ from exporter.warehouse.rollups import (
 )
 from exporter.warehouse.schema import INSTANCE_HOURS, MODEL_HOURS, NODE_HOURS, TABLES, Table
 from exporter.warehouse.storage import DAY_HOURS, Warehouse
+from ollama_fleet.clock import Clock
 from ollama_fleet.prometheus import PrometheusClient, PrometheusError
 
 log = logging.getLogger("exporter.warehouse")
@@ -111,7 +113,9 @@ class Export:
         """
         started_s, n_bytes, n_empty = time.monotonic(), 0, 0
         with_data = await self._hours_with_data(span, now_s)
-        hours = missing(with_data, _hour_ending(span.last_end_s(now_s)), self._hours_held)
+        # Each day is looked at once: in an object store that is a request for each table.
+        held = cache(self._hours_held)
+        hours = missing(with_data, _hour_ending(span.last_end_s(now_s)), held)
         for hour in hours:
             is_empty = hour not in with_data
             rows = _no_rows() if is_empty else await self._rows(hour)
@@ -121,6 +125,18 @@ class Export:
                 "hour exported hour=%s instances=%d", hour.isoformat(), len(rows[INSTANCE_HOURS])
             )
         return Exported(len(hours), n_empty, n_bytes, time.monotonic() - started_s)
+
+    async def run_every(
+        self, interval_s: float, span: Span, clock: Clock, show: Callable[[Exported], None]
+    ) -> None:
+        """Export every interval, until cancelled; a failure is logged, and the next run goes on."""
+        while True:
+            started_s = clock.monotonic_s()
+            try:
+                show(await self.run(span, now_s=clock.unix_s()))
+            except WarehouseError as error:
+                log.error("export failed: %s", error)
+            await clock.sleep(started_s + interval_s - clock.monotonic_s())
 
     async def _hours_with_data(self, span: Span, now_s: float) -> set[datetime]:
         try:

@@ -56,8 +56,8 @@ class Warehouse:
         Raises:
             StorageError: It is another kind of store.
         """
-        protocol = url.partition("://")[0] if "://" in url else "file"
-        if protocol not in PROTOCOLS:
+        protocol, _, place = url.partition("://") if "://" in url else ("file", "", url)
+        if protocol not in PROTOCOLS or (not place.strip("/") and protocol == "s3"):
             raise StorageError(
                 f"{url} is neither a folder nor an address such as s3://bucket/fleet"
             )
@@ -66,7 +66,7 @@ class Warehouse:
             options["endpoint_url"] = endpoint_url
         self.url = url.rstrip("/") if "://" in url else str(Path(url))
         self._is_local = protocol == "file"
-        with _told(self.url):
+        with _storage_errors(self.url):
             self._fs, self._root = fsspec.url_to_fs(self.url, **options)
 
     def days(self, table: Table = INSTANCE_HOURS) -> list[date]:
@@ -75,7 +75,7 @@ class Warehouse:
         Raises:
             StorageError: The warehouse cannot be listed.
         """
-        with _told(self.url):
+        with _storage_errors(self.url):
             try:
                 found = self._fs.ls(f"{self._root}/{table.name}", detail=False)
             except FileNotFoundError:
@@ -102,7 +102,7 @@ class Warehouse:
             counts = {**held.rows_by_hour, hour.hour: len(rows)}
             body = _encoded(table, counts, lambda one: new if one == hour.hour else held.hour(one))
         path = self._path(table, hour.date())
-        with _told(path):
+        with _storage_errors(path):
             self._put(path, body)
         return len(body)
 
@@ -122,7 +122,7 @@ class Warehouse:
     @contextmanager
     def _opened(self, table: Table, day: date) -> Iterator[Day]:
         path = self._path(table, day)
-        with _told(path):
+        with _storage_errors(path):
             try:
                 file = self._fs.open(path, "rb")
             except FileNotFoundError:
@@ -132,7 +132,7 @@ class Warehouse:
                 if file.size > MAX_DAY_BYTES:
                     raise StorageError(f"{path} is larger than {MAX_DAY_BYTES:,} bytes")
                 parquet = pq.ParquetFile(file)
-                yield Day(_hours_of(parquet.schema_arrow.metadata or {}, path), parquet)
+                yield Day(_hours_of(table, parquet, path), parquet)
 
     def _path(self, table: Table, day: date) -> str:
         return f"{self._root}/{table.name}/{PARTITION}{day.isoformat()}/{FILE}"
@@ -159,7 +159,8 @@ def _encoded(table: Table, counts: Mapping[int, int], rows_of: Callable[[int], A
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
-def _hours_of(metadata: Mapping[bytes, bytes], path: str) -> dict[int, int]:
+def _hours_of(table: Table, parquet: Any, path: str) -> dict[int, int]:
+    metadata = parquet.schema_arrow.metadata or {}
     version = metadata.get(VERSION_KEY, b"").decode(errors="replace")
     if version != str(VERSION):
         raise StorageError(
@@ -168,8 +169,12 @@ def _hours_of(metadata: Mapping[bytes, bytes], path: str) -> dict[int, int]:
         )
     try:
         found = {int(hour): int(n) for hour, n in json.loads(metadata[HOURS_KEY]).items()}
+        counts = [found[hour] for hour in sorted(found) if found[hour]]
     except (KeyError, ValueError, AttributeError, TypeError) as error:
         raise StorageError(f"{path} does not say which hours it holds; remove it") from error
+    groups = [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
+    if counts != groups or not parquet.schema_arrow.equals(table.schema):
+        raise StorageError(f"{path} has not the rows and columns of {table.name}; remove it")
     return found
 
 
@@ -182,9 +187,9 @@ def _day_of(path: str) -> date | None:
 
 
 @contextmanager
-def _told(place: str) -> Iterator[None]:
-    """Turn what storage raises into one line about a place."""
+def _storage_errors(place: str) -> Iterator[None]:
+    """Raise what storage raises as one line about a place."""
     try:
         yield
-    except (OSError, BotoCoreError, ClientError, pa.ArrowException) as error:
+    except (OSError, BotoCoreError, ClientError, pa.ArrowException, ValueError) as error:
         raise StorageError(f"{place}: {str(error).strip() or type(error).__name__}") from error

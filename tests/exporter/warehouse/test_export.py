@@ -245,6 +245,49 @@ async def test_an_hour_is_exported_when_it_is_complete_and_settled(
     assert {0, 1} == store.hours(INSTANCE_HOURS, date(2026, 2, 1))
 
 
+class Steps:
+    """A clock that moves when somebody waits; the third wait is cancelled, as by Ctrl-C."""
+
+    def __init__(self, now_s: float, store: FullDisk) -> None:
+        self.now_s = now_s
+        self.waits_s: list[float] = []
+        self._store = store
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def unix_s(self) -> float:
+        return self.now_s
+
+    async def sleep(self, duration_s: float) -> None:
+        self.waits_s.append(duration_s)
+        self.now_s += duration_s
+        if len(self.waits_s) == 2:
+            self._store.n_left = 100
+        if len(self.waits_s) == 3:
+            raise asyncio.CancelledError
+
+
+async def test_an_export_every_so_often_goes_on_after_a_failure(
+    answering: tuple[Answering, Callable[[Warehouse], Export]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = FullDisk(str(tmp_path))
+    store.n_left = 4 * len(TABLES)
+    clock, done = Steps(LAST_S + 299, store), list[int]()
+
+    with pytest.raises(asyncio.CancelledError):
+        await answering[1](store).run_every(
+            600.0, SPAN, clock, lambda one: done.append(one.n_hours)
+        )
+
+    assert ([4, 1], [600.0] * 3) == (done, clock.waits_s)
+    assert ["export failed: no space left"] == [
+        one.message for one in caplog.records if one.levelname == "ERROR"
+    ]
+
+
 def test_gaps_are_filled_from_the_first_hour_that_prometheus_has() -> None:
     hours = [FIRST + timedelta(hours=n) for n in range(6)]
     held = {FIRST.date(): {22}}

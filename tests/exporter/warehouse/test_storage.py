@@ -11,10 +11,11 @@ import pytest
 
 from exporter.warehouse.errors import StorageError
 from exporter.warehouse.schema import NODE_HOURS, VERSION
-from exporter.warehouse.storage import VERSION_KEY, Warehouse
+from exporter.warehouse.storage import HOURS_KEY, VERSION_KEY, Warehouse
 
 DAY = date(2026, 3, 1)
 FILE = "node_hours/date=2026-03-01/hours.parquet"
+OURS = {VERSION_KEY: str(VERSION).encode()}
 
 
 def moment(hour: int) -> datetime:
@@ -72,6 +73,8 @@ def _refuse(*_: object) -> None:
         (None, f"schema version none, this release writes and reads {VERSION}"),
         ({VERSION_KEY: b"99"}, "schema version 99"),
         ({VERSION_KEY: str(VERSION).encode()}, "does not say which hours"),
+        (OURS | {HOURS_KEY: b'{"1": "x"}'}, "does not say which hours"),
+        (OURS | {HOURS_KEY: b'{"1": 1}'}, "has not the rows and columns of node_hours"),
     ],
 )
 def test_a_file_that_is_not_ours_is_named_and_kept(
@@ -92,6 +95,23 @@ def test_a_file_that_is_not_ours_is_named_and_kept(
     assert before == path.read_bytes()
 
 
-def test_another_kind_of_store_is_refused() -> None:
+def test_a_file_that_lost_rows_is_named(tmp_path: Path) -> None:
+    store = Warehouse(str(tmp_path))
+    store.add(NODE_HOURS, moment(1), [row(1)])
+    file = pq.ParquetFile(tmp_path / FILE)
+    two = file.schema_arrow.with_metadata(OURS | {HOURS_KEY: b'{"1": 1, "2": 1}'})
+    pq.write_table(file.read().cast(two), tmp_path / FILE)
+
+    with pytest.raises(StorageError, match="has not the rows"):
+        list(store.read(NODE_HOURS, ["node"], [DAY]))
+
+
+@pytest.mark.parametrize("url", ["ftp://example.org/fleet", "s3://"])
+def test_another_kind_of_store_is_refused(url: str) -> None:
     with pytest.raises(StorageError, match="neither a folder nor"):
-        Warehouse("ftp://example.org/fleet")
+        Warehouse(url)
+
+
+def test_a_wrong_address_of_an_object_store_is_named() -> None:
+    with pytest.raises(StorageError, match="Invalid endpoint: nonsense"):
+        Warehouse("s3://fleet/hours", endpoint_url="nonsense").days()

@@ -156,6 +156,15 @@ def test_text_json_and_pictures_say_the_same(place: str, tmp_path: Path) -> None
     assert "epyc: -1." in drawn
 
 
+def test_a_node_that_ages_faster_is_explained(place: str) -> None:
+    done = CliRunner().invoke(warehouse, ["explain", "--warehouse", place, "--ageing", "--json"])
+
+    assert 0 == done.exit_code, done.output
+    parsed = json.loads(done.stdout)
+    assert {"i5", "i11", "i17"} == {*parsed["outliers"]}
+    assert [("node", "n5")] == [(one["label"], one["value"]) for one in parsed["explanations"]]
+
+
 def test_an_option_that_is_wrong_and_an_empty_warehouse_are_named(tmp_path: Path) -> None:
     for options, says in (
         (["--plot", "trend.gif"], "must end with .png or .svg"),
