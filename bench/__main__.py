@@ -26,6 +26,7 @@ from bench import (
     canaries,
     containers,
     dead,
+    gateway,
     ours,
     painting,
     peers,
@@ -95,6 +96,7 @@ ALONE: Mapping[str, OfNothing] = {
     "canary": canaries.measure_canaries,
     "provisioner": provisioner.measure_provisioner,
     "containers": containers.measure_containers,
+    "gateway": gateway.measure_gateway,
     "memory": soak.measure_memory,
     "large": blocking.measure_large_ticking,
 }

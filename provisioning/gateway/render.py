@@ -172,8 +172,9 @@ http {{
 
 
 def _listen(settings: Settings) -> str:
+    # A socket for each worker: one worker takes most connections of a socket that they share.
     tls = " ssl" if settings.listen.tls_certificate else ""
-    return f"{settings.listen.address}{tls} backlog=4096"
+    return f"{settings.listen.address}{tls} reuseport backlog=4096"
 
 
 def _log_format(settings: Settings) -> str:
