@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from ollama_fleet.clock import SystemClock
 from ollama_fleet.durations import duration_text
 from provisioning.api.routes import OPERATIONS
 from provisioning.cli.settings import OPTIONS
+from provisioning.gateway.settings import Limit
+from provisioning.gateway.settings import Settings as GatewaySettings
 from provisioning.metrics import Metrics
 from tests.exporter.engines.bodies import ANSWERS
 
@@ -178,6 +181,31 @@ def _settings() -> Iterator[str]:
     )
     yield from ("## ollama-fleet alerts (the file `alerts.yml`)", "")
     yield from _table(("key", "default", "meaning"), _alert_settings())
+    yield from ("## ollama-fleet gateway (its settings file)", "")
+    yield from _table(("key", "default", "meaning"), _gateway_settings())
+
+
+def _gateway_settings() -> Iterator[Row]:
+    values = GatewaySettings().model_dump(mode="json")
+    for section, of_section in GatewaySettings.model_fields.items():
+        fields = getattr(of_section.annotation, "model_fields", None)
+        if fields is None:
+            inner = Limit.model_fields if section == "limits" else {}
+            shown = "" if inner else json.dumps(values[section])
+            yield [_code(section), _code(shown), of_section.description or ""]
+            for name, field in inner.items():
+                default = json.dumps(values[section]["default"][name])
+                yield [_code(f"{section}.ENGINE.{name}"), _code(default), field.description or ""]
+            continue
+        for name, field in fields.items():
+            shown = _shown(values[section][name])
+            yield [_code(f"{section}.{name}"), _code(shown), field.description or ""]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def _alert_settings() -> Iterator[Row]:

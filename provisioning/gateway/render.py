@@ -24,6 +24,7 @@ LOG_FORMAT = (
     '"method":"$request_method","status":$status,"bytes":$bytes_sent,"duration_s":$request_time'
     "$fleet_log}"
 )
+STATE_ROOT = Path("/var/lib")
 CHUNKED_BYTES = 1024**2
 """Up to this size a body stays in memory."""
 
@@ -224,10 +225,16 @@ TimeoutStopSec={round(settings.nginx.shutdown_timeout) + 10}
 Restart=always
 RestartSec=1
 DynamicUser=yes
-StateDirectory={Path(settings.nginx.state_dir).name}
+{_writable(Path(settings.nginx.state_dir))}
 LimitNOFILE={2 * (settings.nginx.connections + 1024)}
 {SANDBOX}
 
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def _writable(state_dir: Path) -> str:
+    if state_dir.is_relative_to(STATE_ROOT):
+        return f"StateDirectory={state_dir.relative_to(STATE_ROOT)}"
+    return f"ReadWritePaths={state_dir}"
