@@ -162,6 +162,11 @@ class Requests(Section):
     max_waiting: Annotated[int, Field(ge=0, le=100_000)] = Field(
         1000, description="Requests that wait, in each worker; more are refused at once."
     )
+    count_streams: bool = Field(
+        True,
+        description="Whether servers of OpenAI's API are asked to count a stream's tokens, which "
+        "adds a last chunk without text. Otherwise such streams count for no limit.",
+    )
 
 
 class Ejection(Section):

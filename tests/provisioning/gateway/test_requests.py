@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -231,3 +232,30 @@ def test_it_answers_as_an_ollama_server_does(gateway: Gateway) -> None:
 
     assert (200, b"Ollama is running") == (status, body)
     assert headers["Content-Type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize("is_counted", [True, False])
+def test_streams_of_openai_s_api_are_counted_as_the_setting_says(
+    server: Server, tmp_path: Path, is_counted: bool
+) -> None:
+    """Their limits would be evaded by not asking for the count."""
+    uncounted: list[dict[str, Any]] = [
+        {"stream": True},
+        {"stream": True, "stream_options": None},
+        {"stream": True, "stream_options": {"include_usage": False}},
+    ]
+    other = [
+        {"stream": False},
+        {"stream": True, "stream_options": {"include_usage": True, "x": []}},
+    ]
+    seen = []
+    with running_gateway(
+        tmp_path, [Listed(server.port)], limits=PLENTY, requests={"count_streams": is_counted}
+    ) as gateway:
+        for given in (*uncounted, *other):
+            gateway.ask("/v1/chat/completions", {"model": MODEL, "messages": []} | given)
+            seen.append(json.loads(server.bodies[-1]))
+
+    usage: dict[str, Any] = {"stream_options": {"include_usage": True}} if is_counted else {}
+    common: dict[str, Any] = {"model": MODEL, "messages": []}
+    assert [*(common | one | usage for one in uncounted), *(common | one for one in other)] == seen

@@ -24,8 +24,8 @@ local ENDPOINTS = {
   ["/api/tags"] = { method = "GET" },
   ["/api/ps"] = { method = "GET" },
   ["/api/version"] = { method = "GET" },
-  ["/v1/chat/completions"] = { method = "POST" },
-  ["/v1/completions"] = { method = "POST" },
+  ["/v1/chat/completions"] = { method = "POST", counts_streams = true },
+  ["/v1/completions"] = { method = "POST", counts_streams = true },
   ["/v1/embeddings"] = { method = "POST" },
   ["/v1/models"] = { method = "GET" },
 }
@@ -118,7 +118,8 @@ local function lowest_keep_alive(request)
   return lowest
 end
 
-local function check_keep_alive(request, body)
+-- Returns the field that a request gets so that its model stays, or nil.
+local function pinning(request)
   local minimum = settings.keep_alive.minimum
   local asked_s = lowest_keep_alive(request)
   if type(minimum) ~= "number" or not asked_s then
@@ -129,9 +130,28 @@ local function check_keep_alive(request, body)
   elseif settings.keep_alive.below == "refuse" then
     return refuse(403, "forbidden", "keep_alive is shorter than the operator allows")
   end
-  -- Not encoded anew, which would change empty lists and large numbers.
-  local pinned = minimum < 0 and "-1" or ('"%ds"'):format(math.ceil(minimum))
-  ngx.req.set_body_data((body:gsub("}%s*$", ',"keep_alive":' .. pinned .. "}")))
+  return '"keep_alive":' .. (minimum < 0 and "-1" or ('"%ds"'):format(math.ceil(minimum)))
+end
+
+-- Returns the field with which OpenAI's servers say how many tokens a stream had, or nil.
+local function counting(ctx, request, endpoint)
+  local options = request.stream_options
+  local is_counted = type(options) == "table" and options.include_usage == true
+  if settings.requests.count_streams and endpoint.counts_streams and ctx.stream and not is_counted then
+    return '"stream_options":{"include_usage":true}'
+  end
+end
+
+-- Adds fields at a body's end, where they win over earlier ones. It is not encoded anew, which
+-- would change empty lists and large numbers.
+local function append(body, ...)
+  local fields = {}
+  for index = 1, select("#", ...) do
+    fields[#fields + 1] = (select(index, ...))
+  end
+  if #fields > 0 then
+    ngx.req.set_body_data(body:match("^(.*)}%s*$") .. "," .. table.concat(fields, ",") .. "}")
+  end
 end
 
 local function read_request(ctx, endpoint)
@@ -150,7 +170,7 @@ local function read_request(ctx, endpoint)
     return refuse(404, "model_unknown", ("model '%s' not found"):format(model:sub(1, 256)))
   end
   ctx.model = canonical
-  check_keep_alive(request, body)
+  append(body, pinning(request), counting(ctx, request, endpoint))
 end
 
 local function union(names, shape)
