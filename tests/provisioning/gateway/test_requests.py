@@ -239,23 +239,21 @@ def test_streams_of_openai_s_api_are_counted_as_the_setting_says(
     server: Server, tmp_path: Path, is_counted: bool
 ) -> None:
     """Their limits would be evaded by not asking for the count."""
+    common: dict[str, Any] = {"model": MODEL, "messages": []}
+    usage: dict[str, Any] = {"stream_options": {"include_usage": True}}
     uncounted: list[dict[str, Any]] = [
         {"stream": True},
         {"stream": True, "stream_options": None},
         {"stream": True, "stream_options": {"include_usage": False}},
     ]
-    other = [
-        {"stream": False},
-        {"stream": True, "stream_options": {"include_usage": True, "x": []}},
-    ]
-    seen = []
+    other: list[dict[str, Any]] = [{"stream": False}, {"stream": True, **usage}]
+    every = [common | one for one in (*uncounted, *other)]
     with running_gateway(
         tmp_path, [Listed(server.port)], limits=PLENTY, requests={"count_streams": is_counted}
     ) as gateway:
-        for given in (*uncounted, *other):
-            gateway.ask("/v1/chat/completions", {"model": MODEL, "messages": []} | given)
-            seen.append(json.loads(server.bodies[-1]))
+        for given in every:
+            gateway.ask("/v1/chat/completions", given)
+        seen = [json.loads(body) for body in server.bodies]
 
-    usage: dict[str, Any] = {"stream_options": {"include_usage": True}} if is_counted else {}
-    common: dict[str, Any] = {"model": MODEL, "messages": []}
-    assert [*(common | one | usage for one in uncounted), *(common | one for one in other)] == seen
+    added = usage if is_counted else {}
+    assert [*(one | added for one in every[:3]), *every[3:]] == seen
