@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from alerts.names import AVAILABLE_RATIO, NODE_EXPECTED, NODE_INSTANCES, REQUEST
 from alerts.settings import Settings
 from alerts.slo import HOUR_S, Fired, Hour, Report, Worst
 from ollama_fleet.durations import duration_text
-from ollama_fleet.prometheus import History
+from ollama_fleet.prometheus import History, quoted
 
 MINUTES = 60
 EACH_MINUTE = "[59m30s:1m]"
@@ -80,15 +79,13 @@ class _Questions:
     async def hours(self, cluster: str) -> list[Hour]:
         """Return every hour of the period, those without data too."""
         self._say("availability")
-        minutes = await self._each(
-            f"count_over_time({self._of(AVAILABLE_RATIO, cluster)}{EACH_MINUTE})"
-        )
-        available = await self._each(
-            f"avg_over_time({self._of(AVAILABLE_RATIO, cluster)}{EACH_MINUTE})"
-        )
+        minutes, available = [
+            await self._each(f"{function}({self._minutes_of(AVAILABLE_RATIO, cluster)})")
+            for function in ("count_over_time", "avg_over_time")
+        ]
         self._say("requests")
         requests, failed = [
-            await self._each(f"sum_over_time({self._of(name, cluster)}{EACH_MINUTE}) * 60")
+            await self._each(f"sum_over_time({self._minutes_of(name, cluster)}) * 60")
             for name in (REQUESTS, REQUEST_ERRORS)
         ]
         span = self._past.span
@@ -138,14 +135,18 @@ class _Questions:
         self._past.asked = "ALERTS"
         return await self._past.client.query_range(query, start_s=at_s, end_s=at_s, step_s=60)
 
+    def _minutes_of(self, name: str, cluster: str) -> str:
+        """Return the minutes of an hour that have a number: NaN is one without data."""
+        return f"({self._of(name, cluster)} >= 0){EACH_MINUTE}"
+
     def _of(self, name: str, cluster: str, where: str = "") -> str:
-        matchers = ", ".join(filter(None, (where, f"{self._label}={json.dumps(cluster)}")))
+        matchers = ", ".join(filter(None, (where, f"{self._label}={quoted(cluster)}")))
         return f"{name}{{{matchers}}}"
 
     def _matcher(self, cluster: str) -> str:
         """Return what alerts of this fleet match, and those of others who know no fleets."""
         pattern = f"|{re.escape(cluster)}"
-        return f"{self._label}=~{json.dumps(pattern)}"
+        return f"{self._label}=~{quoted(pattern)}"
 
 
 def _fired(series: History) -> Fired:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from contextlib import suppress
 from typing import Self, TypeVar
@@ -20,6 +21,11 @@ REFUSALS = frozenset({"bad_data", "execution", "timeout", "canceled"})
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 BodyT = TypeVar("BodyT")
+
+
+def quoted(label: str) -> str:
+    """Return the value of a label as a query has it; PromQL knows no surrogates of JSON."""
+    return json.dumps(label, ensure_ascii=False)
 
 
 class PrometheusError(Exception):

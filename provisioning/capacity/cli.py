@@ -24,15 +24,15 @@ from provisioning.capacity.data import Hardware, Quantisation
 from provisioning.capacity.errors import CannotAskError, CapacityError, UnknownError
 from provisioning.capacity.sizing import Demand, Instance, Node, Question
 
-MOST = 1e12
+LEAST, MOST = 1e-6, 1e12
 COUNT = click.IntRange(1, 100_000_000)
 
 
 class Amount(click.FloatRange):
     """A number above 0; nan, which is none, is refused as well."""
 
-    def __init__(self) -> None:
-        super().__init__(0, MOST, min_open=True)
+    def __init__(self, least: float = LEAST) -> None:
+        super().__init__(least, MOST)
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -59,7 +59,18 @@ class Parsed(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
-SIZE = Parsed("size", parse_size_bytes)
+def positive_size(text: str) -> int:
+    """Return a size above 0.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if size_bytes := parse_size_bytes(text):
+        return size_bytes
+    raise ValueError(f"must be above 0B, got {text!r}")
+
+
+SIZE = Parsed("size", positive_size)
 SHARE = Parsed("share", parse_positive_share)
 
 
@@ -110,7 +121,7 @@ def capacity() -> None:
 @click.option("--memory", type=SIZE, help="Memory of a node, such as 768GB.")
 @click.option(
     "--reserved-memory",
-    type=SIZE,
+    type=Parsed("size", parse_size_bytes),
     default="8GB",
     show_default=True,
     help="Memory of a node that instances do not get.",
@@ -139,7 +150,7 @@ def capacity() -> None:
 @click.option("--tokens-per-request", type=Amount(), help="Demand: generated tokens of a request.")
 @click.option(
     "--peak-factor",
-    type=Amount(),
+    type=Amount(1),
     default=3.0,
     show_default=True,
     help="Demand: rate at peak, divided by the mean rate of the day.",
@@ -207,11 +218,14 @@ def _question(given: dict[str, Any], hardware: Hardware, model: Quantisation) ->
             "--tokens-per-request"
         )
     speed = model.tokens_per_second.get(given["hardware_name"] or "")
+    cores = given["cores"] or hardware.cores
+    if given["cores_per_instance"]:
+        cores = _needed("cores of a node", "--cores", given["cores"], hardware.cores)
     return Question(
         node=Node(
             memory_bytes=_needed("memory of a node", "--memory", given["memory"], hardware.memory),
             reserved_bytes=given["reserved_memory"],
-            cores=given["cores"] or hardware.cores,
+            cores=cores,
             bandwidth_bytes=given["memory_bandwidth"] or hardware.memory_bandwidth,
             price_per_month=given["price_per_month"] or hardware.price_per_month,
         ),

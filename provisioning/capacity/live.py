@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ollama_fleet.durations import duration_text
-from ollama_fleet.prometheus import PrometheusClient, PrometheusError
+from ollama_fleet.prometheus import PrometheusClient, PrometheusError, quoted
 from ollama_fleet.urls import without_password
 from provisioning.capacity.errors import CannotAskError, PrometheusLacksError
 from provisioning.capacity.trend import Trend, quantile, trend
@@ -45,7 +44,7 @@ class Fleet:
 
     def select(self, series: str, *matchers: str) -> str:
         """Return the selector of a series."""
-        own = () if self.name is None else (f"{self.label}={json.dumps(self.name)}",)
+        own = () if self.name is None else (f"{self.label}={quoted(self.name)}",)
         return f"{series}{{{', '.join((*matchers, *own))}}}"
 
 
@@ -180,10 +179,10 @@ class _Questions:
         )
         total = f"last_over_time({self.fleet.select(SPEED)}[{RECENT}])"
         top = await self.client.query(f"topk(1, {each} / on ({label}) group_left () {total})")
-        if not top.series:
+        if not top.series or not math.isfinite(top.series[0].number):
             return None
         node = top.series[0].metric.get("node", "")
-        selector = self.fleet.select(NODE_INSTANCES, 'status="healthy"', f"node={json.dumps(node)}")
+        selector = self.fleet.select(NODE_INSTANCES, 'status="healthy"', f"node={quoted(node)}")
         count = await self.client.query(f"sum(last_over_time({selector}[{RECENT}]))")
         n_instances = sum(round(one.number) for one in count.series if math.isfinite(one.number))
         return LargestNode(node=node, n_instances=n_instances, share=top.series[0].number)

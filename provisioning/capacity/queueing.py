@@ -27,7 +27,7 @@ def refused_share(offered: float, n_instances: int) -> float:
 
 
 def instances_for(offered: float, max_refused: float) -> int:
-    """Return the fewest instances that refuse at most a share of the requests.
+    """Return the fewest instances, at least one, that refuse at most a share of the requests.
 
     Raises:
         ImpossibleError: The load is beyond any fleet.
@@ -37,7 +37,7 @@ def instances_for(offered: float, max_refused: float) -> int:
             f"{offered:,.0f} requests run at once, more than {MAX_CONCURRENCY:,.0f}: check "
             "--developers, --requests-per-day, --peak-factor and --tokens-per-request"
         )
-    n, inverse = 0, 1.0
+    n, inverse = 1, 1 + 1 / offered
     while inverse * max_refused < 1:
         n += 1
         inverse = 1 + inverse * n / offered

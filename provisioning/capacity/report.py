@@ -83,9 +83,10 @@ def _money(plan: Plan) -> Iterator[str]:
     if costs.per_month is None or costs.per_million_tokens is None:
         yield "No cost: the price of a node is not known (--price-per-month)."
         return
+    of_what = "" if costs.is_of_demand else " if it generates all it can"
     yield (
         f"Cost: {costs.per_month:,.0f} $ a month, {costs.per_month * 12:,.0f} $ a year, "
-        f"{costs.per_million_tokens:,.2f} $ a million tokens."
+        f"{costs.per_million_tokens:,.2f} $ a million tokens{of_what}."
     )
     if costs.api_per_month is not None:
         yield f"A hosted API costs {costs.api_per_month:,.0f} $ a month for the same tokens."

@@ -126,6 +126,7 @@ class Costs:
     per_month: float | None = None
     per_million_tokens: float | None = None
     """Of those that the demand takes, else of those that the fleet can generate."""
+    is_of_demand: bool = False
     api_per_month: float | None = None
     break_even_million_tokens_per_month: float | None = None
     """From here on the hosted API costs more."""
@@ -342,6 +343,7 @@ def _costs(asked: Question, nodes: int, speed: float, working: Working) -> Costs
     return Costs(
         per_month=cost,
         per_million_tokens=each,
+        is_of_demand=demand is not None,
         api_per_month=api_cost,
         break_even_million_tokens_per_month=even,
         break_even_of_possible=even and even / possible,

@@ -141,9 +141,11 @@ def failure_of(error: BaseException) -> Failure:
         return Failure.TIMEOUT
     if isinstance(error, socket.gaierror) or getattr(error, "errno", None) in UNREACHABLE:
         return Failure.REFUSED
-    if type(error).__name__ == "HTTPParseError":  # gevent's client is not imported here
-        return Failure.INVALID
-    return Failure.REFUSED if type(error).__name__.startswith("SSL") else Failure.CLOSED
+    if type(error).__name__.startswith("SSL"):
+        return Failure.REFUSED
+    # gevent's client is not imported here
+    is_invalid = isinstance(error, ValueError) or type(error).__name__ == "HTTPParseError"
+    return Failure.INVALID if is_invalid else Failure.CLOSED
 
 
 def _of_ollama(question: Question, pieces: Sequence[_Piece]) -> Answer:

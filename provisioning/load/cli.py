@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -254,14 +255,17 @@ def _judge(
     **options: Any,
 ) -> None:
     level = ServiceLevel(p99_s=slo_p99, failed_ratio=slo_failures, rejected_ratio=slo_rejected)
-    finished = _run(settings_of(**options), **options)
+    settings = settings_of(**options)
+    for path in (html, csv):
+        _check_folder(path)
+    finished = _run(settings, **options)
+    found = finished.report()
+    click.echo(report.to_json(found, level).decode() if as_json else report.to_text(found))
+    click.echo(report.verdict(found, level), err=as_json)
     if html:
         _written(html, lambda: finished.write_html(html))
     if csv:
         _written(Path(csv), lambda: finished.write_csv(csv))
-    found = finished.report()
-    click.echo(report.to_json(found, level).decode() if as_json else report.to_text(found))
-    click.echo(report.verdict(found, level), err=as_json)
     if report.misses(found, level):
         raise SystemExit(1)
 
@@ -349,6 +353,12 @@ def _progress() -> Progress:
     if not sys.stderr.isatty():
         return lambda text: None
     return lambda text: click.echo(f"\r\033[K{text}", err=True, nl=False)
+
+
+def _check_folder(path: Path | str | None) -> None:
+    """Refuse before the test what could not be written after it."""
+    if path and not os.access(folder := Path(path).parent, os.W_OK):
+        raise LoadTestError(f"cannot write {path}: the folder {folder} is not there, or not ours")
 
 
 def _written(path: Path, write: Callable[[], None]) -> None:

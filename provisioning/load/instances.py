@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import urllib.error
+import http.client
+import ssl
+import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,11 +12,15 @@ from pathlib import Path
 import msgspec
 
 from ollama_fleet.files import UnreadableFileError, read_regular
+from ollama_fleet.logs import escaped
+from ollama_fleet.urls import SCHEMES
 from provisioning.load.settings import LoadTestError
 
 MAX_LIST_BYTES = 256_000_000
 """100,000 instances as an exporter lists them, twice over."""
-ANSWER_S = 10.0
+CHUNK_BYTES = 65_536
+ANSWER_S, LIST_S = 10.0, 60.0
+"""How long to wait for something of a list, and for all of it."""
 REST_S = 10.0
 """How long nobody asks an instance that failed, unless all others failed too."""
 
@@ -33,39 +39,49 @@ class Instance(msgspec.Struct, frozen=True):
     @property
     def may_be_asked(self) -> bool:
         """Return whether it takes requests, as far as the list knows."""
-        return self.state == "running" and self.status == "healthy"
+        has_url = self.url.startswith(SCHEMES)
+        return has_url and self.state == "running" and self.status == "healthy"
 
 
 LIST = msgspec.json.Decoder(list[Instance])
 
 
-def read_instances(source: str, models: Sequence[str] = ()) -> list[Instance]:
+def read_instances(
+    source: str, models: Sequence[str] = (), tls: ssl.SSLContext | None = None
+) -> list[Instance]:
     """Return the instances that may be asked; those of some models only, where any are named.
 
     Raises:
         LoadTestError: The list cannot be read, or no such instance is in it.
     """
     try:
-        listed = LIST.decode(_body(source))
-    except (OSError, UnreadableFileError, ValueError) as error:
-        raise LoadTestError(f"cannot read instances from {source}: {error}") from error
+        listed = LIST.decode(_body(source, tls))
+    except (OSError, UnreadableFileError, ValueError, http.client.HTTPException) as error:
+        raise LoadTestError(
+            f"cannot read instances from {source}: {escaped(str(error))}"
+        ) from error
     found = [one for one in listed if one.may_be_asked and one.model in (models or (one.model,))]
     if not found:
         wanted = f" of the models {', '.join(models)}" if models else ""
         raise LoadTestError(
-            f"none of {len(listed):,} instances in {source} is running and healthy{wanted}"
+            f"none of {len(listed):,} instances in {source} has an http URL and is running and "
+            f"healthy{wanted}"
         )
     return found
 
 
-def _body(source: str) -> bytes:
-    if not source.startswith(("http://", "https://")):
+def _body(source: str, tls: ssl.SSLContext | None) -> bytes:
+    if not source.startswith(SCHEMES):
         return read_regular(Path(source), MAX_LIST_BYTES)[0]
-    with urllib.request.urlopen(source, timeout=ANSWER_S) as answer:  # noqa: S310 - see above
-        body: bytes = answer.read(MAX_LIST_BYTES + 1)
-    if len(body) > MAX_LIST_BYTES:
-        raise LoadTestError(f"{source} is larger than {MAX_LIST_BYTES:,} bytes")
-    return body
+    body, deadline_s = bytearray(), time.monotonic() + LIST_S
+    with urllib.request.urlopen(source, timeout=ANSWER_S, context=tls) as answer:  # noqa: S310 - see above
+        while chunk := answer.read1(CHUNK_BYTES):
+            body += chunk
+            if len(body) > MAX_LIST_BYTES:
+                raise ValueError(f"it is larger than {MAX_LIST_BYTES:,} bytes")
+            if time.monotonic() > deadline_s:
+                raise ValueError(f"it did not come within {LIST_S:.0f} s")
+    return bytes(body)
 
 
 class Pool:

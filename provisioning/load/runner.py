@@ -70,7 +70,7 @@ def run_alone(settings: Settings, plan: Plan, progress: Progress) -> Finished:
     runner = environment.create_local_runner()
     _make_load(runner, plan, progress)
     runner.stop()
-    return Finished(environment, shared.tally, plan)
+    return Finished(environment, shared.tally)
 
 
 def run_as_master(settings: Settings, plan: Plan, workers: Workers, progress: Progress) -> Finished:
@@ -93,7 +93,7 @@ def run_as_master(settings: Settings, plan: Plan, workers: Workers, progress: Pr
         arrivals.wait()
         _make_load(runner, plan, progress)
         _gather(runner, settings.timeout_s)
-    return Finished(environment, tally, plan)
+    return Finished(environment, tally)
 
 
 class Arrivals:
@@ -241,7 +241,7 @@ def _local_workers(workers: Workers, port: int) -> Iterator[None]:
 class Finished:
     """A load test that is over."""
 
-    def __init__(self, environment: Environment, tally: Tally, plan: Plan) -> None:
+    def __init__(self, environment: Environment, tally: Tally) -> None:
         self._environment = environment
         self._tally = tally
         self._stats = environment.stats

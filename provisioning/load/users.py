@@ -28,7 +28,7 @@ from provisioning.load.answers import (
     judge,
 )
 from provisioning.load.endpoints import HEALTH, MODELS_PATH, Question, health_path
-from provisioning.load.instances import Pool, read_instances
+from provisioning.load.instances import Instance, Pool, read_instances
 from provisioning.load.settings import LoadTestError, Settings
 
 log = logging.getLogger("provisioning.load")
@@ -66,13 +66,14 @@ class Shared:
     """What the users of one process share."""
 
     def __init__(self, settings: Settings, *, start_at: float = 0.0) -> None:
-        """Read the keys and the instances.
+        """Read certificates, keys and instances.
 
         Raises:
             LoadTestError: One of them cannot be used.
         """
         self.settings = settings
         self.tally = Tally()
+        self.tls = tls_context(settings.ca_file)
         self.keys = read_keys(settings.key_file)
         self.pool = self._pool(start_at)
         self._n_users = 0
@@ -90,23 +91,36 @@ class Shared:
             log.warning("request failed kind=%s path=%s at=%s: %s", failure, name, place, detail)
 
     def _pool(self, start_at: float) -> Pool | None:
-        settings = self.settings
-        if not settings.instances:
+        if not self.settings.instances:
             return None
-        found = read_instances(settings.instances, settings.models)
-        pool = Pool(found, time.monotonic, start_at)
+        pool = Pool(self._read(), time.monotonic, start_at)
         gevent.spawn(self._reread, pool)
         return pool
+
+    def _read(self) -> list[Instance]:
+        return read_instances(self.settings.instances, self.settings.models, self.tls)
 
     def _reread(self, pool: Pool) -> None:
         while True:
             gevent.sleep(REREAD_S)
             try:
-                found = read_instances(self.settings.instances, self.settings.models)
+                found = self._read()
             except LoadTestError as error:
                 log.warning("instances not read again: %s", error)
             else:
                 pool.replace(found)
+
+
+def tls_context(path: str) -> ssl.SSLContext:
+    """Return what verifies HTTPS servers, by a CA bundle or the system's.
+
+    Raises:
+        LoadTestError: The bundle cannot be used.
+    """
+    try:
+        return ssl.create_default_context(cafile=path or None)
+    except OSError as error:
+        raise LoadTestError(f"--ca-file {path}: {error.strerror or error}") from error
 
 
 def read_keys(path: str) -> list[str]:
@@ -151,8 +165,7 @@ class Developer(FastHttpUser):
         self.host = settings.gateway_url or "http://instances.invalid"
         self.network_timeout = self.connection_timeout = settings.timeout_s
         self.insecure = False
-        if settings.ca_file:
-            self.ssl_context_factory = lambda: ssl.create_default_context(cafile=settings.ca_file)
+        self.ssl_context_factory = lambda: self.shared.tls
         key = self.shared.next_key()
         self.default_headers = {"Authorization": f"Bearer {key}"} if key else {}
         super().__init__(environment)

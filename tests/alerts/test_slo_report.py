@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from tests.alerts.past import Programs, prometheus_with
 DAYS = 8
 HOUR_S, DAY_S, STEP_S = 3600, 86_400, 60
 LOW = "OllamaFleetHealthyInstancesLow"
+FLEET = "llama 🦙\n|"
 HOSTILE = "</td><script>alert('x')</script>&amp;\x1b[2J"
 HOSTILE_NODE = 'n7"><img src=x onerror=alert(1)>'
 Series = tuple[str, Mapping[int, float]]
@@ -43,7 +45,7 @@ class Times:
 
 
 def quoted(label: str) -> str:
-    return '"' + label.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return '"' + label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
 def past(times: Times, cluster: str) -> Iterator[Series]:
@@ -53,7 +55,9 @@ def past(times: Times, cluster: str) -> Iterator[Series]:
     yield f"{names.INVENTORY}{{{label}}}", dict.fromkeys(there, 60.0)
     ratio = {at_s: 0.5 if at_s in down else 1.0 for at_s in there}
     yield f"{names.AVAILABLE_RATIO}{{{label}}}", ratio
-    yield f"{names.REQUESTS}{{{label}}}", dict.fromkeys(there, 10.0)
+    # A minute that is not a number takes nothing from the others of its hour.
+    requests = dict.fromkeys(there, 10.0) | {times.failing_s + 1800: math.nan}
+    yield f"{names.REQUESTS}{{{label}}}", requests
     errors = {at_s: 1.0 if at_s in failing else 0.0 for at_s in there}
     yield f"{names.REQUEST_ERRORS}{{{label}}}", errors
     hour = range(times.outage_s, times.outage_s + HOUR_S + 1, STEP_S)
@@ -87,19 +91,19 @@ async def test_a_report_names_the_hours_of_an_outage_their_alerts_and_nodes(
     programs = Programs(prometheus_binary, promtool_binary)
     # The other fleet's alerts are none of ours.
     other = [*past(Times(), "b|.*")]
-    async with prometheus_with([*past(times, "a"), *other], tmp_path, programs) as url:
-        whole = await reported(url, "--since=7d", "--cluster=a", "--json", f"--html={html}")
-        text = (await reported(url, "--since=7d", "--cluster=a")).stdout
+    async with prometheus_with([*past(times, FLEET), *other], tmp_path, programs) as url:
+        whole = await reported(url, "--since=7d", f"--cluster={FLEET}", "--json", f"--html={html}")
+        text = (await reported(url, "--since=7d", f"--cluster={FLEET}")).stdout
         which = await reported(url, "--since=7d")
         before = await reported(
-            url, "--since=1d", "--cluster=a", "--json",
+            url, "--since=1d", f"--cluster={FLEET}", "--json",
             f"--until={moment(times.outage_s).replace(' ', 'T')}",
         )  # fmt: skip
         strict = await reported(
-            url, "--cluster=a", "--since=7d", "--set=slo.requests=99.99%", "--fail-on-missed"
+            url, f"--cluster={FLEET}", "--since=7d", "--set=slo.requests=99.99%", "--fail-on-missed"
         )
-        old = await reported(url, "--since=1d", "--cluster=a", "--until=2020-01-02")
-        longer = await reported(url, "--cluster=a", "--json")
+        old = await reported(url, "--since=1d", f"--cluster={FLEET}", "--until=2020-01-02")
+        longer = await reported(url, f"--cluster={FLEET}", "--json")
 
     assert 0 == whole.exit_code, whole.output
     found: dict[str, Any] = json.loads(whole.stdout)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +13,10 @@ from exporter import catalogue
 from exporter.catalogue.series import BOUNDARIES_S
 from ollama_fleet.tables import table
 from tests.load.stack import Samples, Stack
-from tests.waiting import eventually
 
 TOLERANCE = 0.05
+SETTLE_S = 60.0
+"""Longest time until all have what the gateway counted last."""
 LEAST_S = 0.005
 """What two programs beside each other may differ by in the time of one request."""
 GATEWAY_DURATION = catalogue.GATEWAY_REQUEST_DURATION.name
@@ -88,21 +91,29 @@ async def by_prometheus(stack: Stack) -> Seen:
 
 
 async def observed(stack: Stack, report: Mapping[str, Any]) -> dict[str, Seen]:
-    """Return what all saw, as soon as Prometheus has scraped all that the gateway counted."""
-    of_gateway = by_gateway(await stack.samples(stack.gateway_metrics))
+    """Return what all saw: as soon as all have counted the same, or when the time is over.
 
-    async def has_all() -> bool:
-        of_prometheus = await by_prometheus(stack)
-        return (of_prometheus.requests, of_prometheus.rejected, of_prometheus.tokens) == (
-            of_gateway.requests,
-            of_gateway.rejected,
-            of_gateway.tokens,
-        )
+    A worker of the gateway adds its counts once a second; exporter and Prometheus read them later.
+    """
+    seen = await _seen(stack, report)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_S):
+            while not have_counted_the_same(seen):
+                await asyncio.sleep(0.2)
+                seen = await _seen(stack, report)
+    return seen
 
-    await eventually(has_all)
+
+def have_counted_the_same(seen: Mapping[str, Seen]) -> bool:
+    """Say whether nothing is left to wait for."""
+    found = ({getattr(one, name) for one in seen.values()} - {None} for name in COUNTS)
+    return all(len(values) == 1 for values in found)
+
+
+async def _seen(stack: Stack, report: Mapping[str, Any]) -> dict[str, Seen]:
     return {
         "users (Locust)": by_users(report),
-        "gateway": of_gateway,
+        "gateway": by_gateway(await stack.samples(stack.gateway_metrics)),
         "exporter": by_exporter(await stack.samples(f"{stack.exporter_url}/metrics")),
         "PromQL": await by_prometheus(stack),
     }

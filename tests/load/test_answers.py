@@ -111,6 +111,7 @@ def test_connections_that_fail_are_told_by_kind() -> None:
         socket.gaierror(-2, "no such name"): Failure.REFUSED,
         ConnectionResetError(errno.ECONNRESET, "reset"): Failure.CLOSED,
         TimeoutError("late"): Failure.TIMEOUT,
+        ValueError("too large"): Failure.INVALID,
     }
 
     assert list(errors.values()) == [failure_of(error) for error in errors]

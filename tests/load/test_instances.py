@@ -27,6 +27,7 @@ def test_an_exporter_s_list_gives_what_runs_and_is_healthy(tmp_path: Path) -> No
         {"id": "a", "url": "http://a", "state": "running", "status": "healthy", "age_seconds": 1},
         {"id": "b", "url": "http://b", "state": "running", "status": "unhealthy"},
         {"id": "c", "url": "http://c", "state": "draining", "status": "healthy"},
+        {"id": "d", "url": "d", "state": "running", "status": "healthy"},
     ]
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(listed))

@@ -193,7 +193,11 @@ async def test_ctrl_c_ends_a_test_early_and_reports_what_there_is() -> None:
 
     async with serving(count) as url:
         process = await asyncio.create_subprocess_exec(
-            *COMMAND, *through(url), "--run-time=1h", stdout=asyncio.subprocess.PIPE
+            *COMMAND,
+            *through(url),
+            "--run-time=1h",
+            "--slo.p99=60s",
+            stdout=asyncio.subprocess.PIPE,
         )
         await begun.wait()
         process.send_signal(signal.SIGINT)
@@ -256,20 +260,32 @@ async def test_what_the_page_on_load_tests_says_works(tmp_path: Path) -> None:
         (("--gateway.url=http://a",), "--gateway.url needs --model"),
         (("--gateway.url=http://u:p@a",), "use --key-file"),
         (("--instances=ftp://a",), "or give a file"),
-        (("--instances=missing.json",), "cannot read instances from missing.json"),
         ((*through("http://a"), "--spawn-rate=0"), "no rate above 0"),
         ((*through("http://a"), "--wait=2s-1s"), "the shorter wait comes first"),
         ((*through("http://a"), "--slo.failures=2"), "must be a share"),
         ((*through("http://a"), "--prompt-file=missing"), "--prompt-file missing: does not exist"),
-        ((*through("http://a"), "--key-file=missing"), "--key-file missing: does not exist"),
+        ((*through("http://a"), "--html=missing/report.html"), "the folder missing is not there"),
         (("--worker-of=nowhere",), "must be HOST:PORT"),
     ],
 )
-async def test_what_cannot_run_is_refused_in_words(options: tuple[str, ...], expected: str) -> None:
-    ended = await load(*options)
+def test_what_cannot_run_is_refused_in_words(options: tuple[str, ...], expected: str) -> None:
+    ended = CliRunner().invoke(main, ["load", *options])
 
-    assert (2, "") == (ended.status, ended.said)
-    assert expected in " ".join(ended.errors.split())
+    assert (2, "") == (ended.exit_code, ended.stdout)
+    assert expected in " ".join(ended.stderr.split())
+
+
+async def test_files_that_users_cannot_read_are_refused_in_words() -> None:
+    expected = {
+        ("--instances=missing.json",): "cannot read instances from missing.json",
+        (*through("http://a"), "--key-file=missing"): "--key-file missing: does not exist",
+        (*through("http://a"), "--ca-file=missing"): "--ca-file missing: No such file",
+    }
+    found = await asyncio.gather(*(load(*options) for options in expected))
+
+    assert [(2, "")] * len(expected) == [(ended.status, ended.said) for ended in found]
+    for words, ended in zip(expected.values(), found, strict=True):
+        assert words in ended.errors
 
 
 def test_help_patches_nothing() -> None:

@@ -181,6 +181,7 @@ def test_the_working_shows_each_step_with_numbers_and_units_and_the_sources() ->
         (("--model=llama3.1:8b", "--memory=1TB"), 1, "state it by --tokens-per-second"),
         (("--hardware=xeon-8380", "--model=llama3.1:8b"), 1, "state it by --memory"),
         ((*BOX, "--memory=7GB"), 1, "a node has too little memory for one instance: (7 GB - 0 GB"),
+        ((*BOX, "--cores-per-instance=2"), 1, "the cores of a node; state it by --cores"),
         ((*BOX, "--cores=1", "--cores-per-instance=2"), 1, "too little cores for one instance"),
         (
             (*BOX, "--weights=10GB", "--memory-bandwidth=50GB"),
@@ -189,6 +190,9 @@ def test_the_working_shows_each_step_with_numbers_and_units_and_the_sources() ->
         ),
         ((*BOX, "--api-price=nan"), 2, "must be a number"),
         ((*BOX, "--max-refused=0%"), 2, "must be above 0%"),
+        ((*BOX, "--memory-per-instance=0B"), 2, "must be above 0B"),
+        ((*BOX, "--peak-factor=0.5"), 2, "0.5 is not in the range"),
+        ((*BOX, "--developers=1e-300"), 2, "1e-300 is not in the range"),
         ((*BOX, "--developers=3"), 2, "takes --requests-per-day and --tokens-per-request as well"),
     ],
 )  # fmt: skip

@@ -29,7 +29,7 @@ def test_requests_at_once_are_their_rate_times_their_duration() -> None:
 
 def test_a_small_load_on_many_instances_and_a_huge_one_have_answers() -> None:
     assert 0 == refused_share(0.001, 1000)
-    assert 1 == instances_for(1e-9, 0.001)
+    assert 1 == instances_for(1e-9, 0.001) == instances_for(100, 1.0)
     assert 999_000 < instances_for(1e6, 0.001) < 1_000_000  # a thousandth goes away
     with pytest.raises(ImpossibleError, match="check --developers"):
         instances_for(1.1e6, 0.001)

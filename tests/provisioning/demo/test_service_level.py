@@ -7,6 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from alerts.names import AVAILABLE_RATIO
+from alerts.settings import Slo
+from exporter import catalogue
 from provisioning.demo import service_level
 from provisioning.demo.service_level import ServiceLevel
 from tests.provisioning.demo.test_app import answering_queries
@@ -22,12 +25,12 @@ GOOD = ServiceLevel(
         (
             GOOD,
             "service level of this run (12m35s): availability 99.94% (objective 99.9%, met); "
-            "0.16% of 12,345 requests failed (objective 0.3%, met); p99 98 ms; no page",
+            "requests 99.83% (objective 99.7%, met), 20 of 12,345 failed; p99 98 ms; no page",
         ),
         (
-            replace(GOOD, available=0.99, n_requests=1.0, n_failed=1.0, n_pages=2),
-            "service level of this run (12m35s): availability 99.00% (objective 99.9%, missed); "
-            "100.00% of 1 request failed (objective 0.3%, missed); p99 98 ms; 2 pages",
+            replace(GOOD, available=0.99899, n_requests=1.0, n_failed=1.0, n_pages=2),
+            "service level of this run (12m35s): availability 99.89% (objective 99.9%, missed); "
+            "requests 0.00% (objective 99.7%, missed), 1 of 1 failed; p99 98 ms; 2 pages",
         ),
         (
             ServiceLevel(3.0, math.nan, math.nan, 0.0, math.nan, 0),
@@ -40,6 +43,17 @@ def test_the_line_has_each_figure_its_objective_and_what_is_not_known(
     seen: ServiceLevel, words: str
 ) -> None:
     assert words == str(seen)
+
+
+def test_objectives_and_series_are_those_of_slo_report() -> None:
+    objectives = Slo()
+
+    assert objectives.availability == service_level.AVAILABILITY_OBJECTIVE
+    assert objectives.requests == service_level.REQUESTS_OBJECTIVE
+    assert AVAILABLE_RATIO in service_level.AVAILABLE
+    assert catalogue.FLEET_REQUESTS.name in service_level.REQUESTS
+    assert catalogue.FLEET_REQUEST_ERRORS.name in service_level.ERRORS
+    assert catalogue.FLEET_REQUEST_DURATION.name in service_level.P99_S
 
 
 async def test_figures_come_from_the_time_of_the_run() -> None:
