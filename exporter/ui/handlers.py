@@ -7,6 +7,7 @@ import gzip
 import hashlib
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -32,7 +33,6 @@ from exporter.ui.worst import N_WORST, worst
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
-    from pathlib import Path
 
     from exporter.poller import Poller
     from exporter.responses import ResponseSender
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ollama_fleet.clock import Clock
 
 
+PATH = "/fleet"
 INDEX = "index.html"
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -71,19 +72,25 @@ def read(folder: Path) -> Mapping[str, File]:
     """
     try:
         paths = [path for path in sorted(folder.iterdir()) if path.suffix in CONTENT_TYPES]
-        files = {path.name: _file(path) for path in paths}
+        bodies = {path.name: path.read_bytes() for path in paths}
     except OSError as error:
         raise ExporterError(f"cannot read the web UI's files in {folder}: {error}") from error
-    if INDEX not in files:
+    if INDEX not in bodies:
         raise ExporterError(f"there is no {INDEX} in {folder}; reinstall ollama-fleet")
-    return files
+    bodies[INDEX] = _preloading(bodies[INDEX], (name for name in bodies if name.endswith(".js")))
+    return {name: _file(CONTENT_TYPES[Path(name).suffix], body) for name, body in bodies.items()}
 
 
-def _file(path: Path) -> File:
-    body = path.read_bytes()
+def _preloading(index: bytes, scripts: Iterable[str]) -> bytes:
+    """Return the page with links to all modules: the browser asks for them before it runs one."""
+    links = "".join(f'<link rel="modulepreload" href="{PATH}/{name}">\n' for name in scripts)
+    return index.replace(b"</head>", links.encode() + b"</head>", 1)
+
+
+def _file(content_type: str, body: bytes) -> File:
     etag = hashlib.blake2b(body, digest_size=16).hexdigest()
     # Without a time in its header, so that equal files stay equal.
-    return File(CONTENT_TYPES[path.suffix], body, gzip.compress(body, mtime=0), etag)
+    return File(content_type, body, gzip.compress(body, mtime=0), etag)
 
 
 MAX_KEPT = 32
@@ -119,9 +126,6 @@ class ResultCache:
             if entry.made is None:
                 entry.made = await make()
             return entry.made
-
-
-PATH = "/fleet"
 
 
 class FleetUi:

@@ -8,7 +8,7 @@
 
 import { fetchInstance, instanceUrl } from "./client.js";
 import { byId, make, write } from "./elements.js";
-import { bytes, conditions, count, decimal, latency, span } from "./words.js";
+import { bytes, conditions, count, decimal, latency, placeWords, span } from "./words.js";
 
 const TITLES = {
   id: "Id",
@@ -178,11 +178,6 @@ function modelWords({ model, bytes: size, vram_bytes: vram, context_length: cont
     ...(isPinned ? ["never unloaded"] : []),
   ];
   return facts.length > 0 ? `${model}: ${facts.join(", ")}` : model;
-}
-
-function placeWords(size, vram) {
-  if (vram >= size) return "all of it on the GPU";
-  return vram > 0 ? `${bytes(size - vram)} of it off the GPU` : "none of it on the GPU";
 }
 
 function wordsOf(key, value) {

@@ -8,7 +8,7 @@
 
 import { byId, make, place, write } from "./elements.js";
 import { CONDITION } from "./view.js";
-import { bytes, condition as conditionWords, count, counted, decimal, latency, span } from "./words.js";
+import { bytes, condition as conditionWords, count, counted, decimal, latency, placeWords, span } from "./words.js";
 
 const INDICATORS = {
   healthy_instances: { title: "Healthy instances", words: count },
@@ -152,7 +152,7 @@ function timesWords(times) {
 function loadedWords({ loaded_models: models, n_loaded_models: n, loaded_bytes: size, loaded_vram_bytes: vram }) {
   const left = n > models.length ? [`${count(n - models.length)} more`] : [];
   const names = models.map(({ model, instances }) => `${model} on ${count(instances)}`);
-  const off = vram === null ? "" : `, ${bytes(Math.max(0, size - vram))} of it off the GPU`;
+  const off = vram === null ? "" : `, ${placeWords(size, vram)}`;
   const memory = size === null ? [] : [`${bytes(size)}${off}`];
   return [...names, ...left, ...memory].join(" · ") || "none reported";
 }

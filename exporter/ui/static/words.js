@@ -49,6 +49,12 @@ export function bytes(number) {
   return `${decimal(number / size)} ${unit}`;
 }
 
+/** @param {number} size in bytes @param {number} vram of them, on the GPU @returns {string} "2 GB of it off the GPU" */
+export function placeWords(size, vram) {
+  if (vram >= size) return "all of it on the GPU";
+  return vram > 0 ? `${bytes(size - vram)} of it off the GPU` : "none of it on the GPU";
+}
+
 const CONDITION_WORDS = { kv_cache_full: "KV cache full", on_cpu: "on CPU" };
 
 /** @param {string} name @returns {string} "model not loaded" */

@@ -471,6 +471,17 @@ def test_files_are_read_with_what_http_needs(tmp_path: Path) -> None:
     assert all(file.body == gzip.decompress(file.gzipped) for file in files.values())
 
 
+def test_the_page_names_every_module_before_one_runs(tmp_path: Path) -> None:
+    texts = {INDEX: "<head></head><p>", "a.css": "", "a.js": "", "main.js": ""}
+
+    index = read(written(tmp_path, texts))[INDEX].body.decode()
+
+    assert (
+        '<head><link rel="modulepreload" href="/fleet/a.js">\n'
+        '<link rel="modulepreload" href="/fleet/main.js">\n</head><p>'
+    ) == index
+
+
 def test_a_tag_tells_contents_apart_and_stays(tmp_path: Path) -> None:
     folder = written(tmp_path, {INDEX: "a", "same.js": "a", "other.js": "b"})
 
