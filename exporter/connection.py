@@ -295,6 +295,8 @@ class Connection(asyncio.Protocol):
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return os_reason(error)
     return str(error) or type(error).__name__
 
 

@@ -29,8 +29,8 @@ METRICS = "/metrics"
 PATHS = {
     "/fleet": "the whole fleet at a glance",
     METRICS: "exposition that Prometheus scrapes",
-    "/instances": "every instance with its last outcome, conditions and models, as JSON; "
-    "?status=unhealthy&condition=on_cpu&node=…&model=… filters",
+    "/instances": "every instance with its last outcome, conditions and models, as JSON, "
+    "filtered by status, condition, node, model",
     upstreams.PATH: "the healthy instances with their models, for gateways, as JSON",
     "/runbooks/": "what to do when an alert fires",
     "/config": "settings in force and where each was set, as JSON",

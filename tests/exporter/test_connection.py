@@ -192,6 +192,18 @@ async def test_the_next_address_is_tried_where_one_fails(
     assert Outcome.RESET == (await asked.fails()).outcome
 
 
+async def test_the_reason_of_a_reset_is_without_the_systems_number(listener: socket.socket) -> None:
+    asked = Asked(["127.0.0.2"], port_of(listener))
+    await eventually(lambda: asked.connection.is_open)
+    accepted, _ = listener.accept()
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    accepted.close()
+
+    wanted = "closed before the first byte of an answer (Connection reset by peer)"
+    assert wanted == (await asked.fails()).detail
+
+
 def test_a_reset_has_one_cause() -> None:
     """That the connection was made and then closed; not that it could not be made."""
     failure = connect_error(target("a", 1), ConnectionResetError(104, "x"))
