@@ -159,6 +159,11 @@ EXPORTER_SOURCES = (
     MODELS,
     CANARY,
     Source(
+        "no gateway is read: name those that you run (--gateway.url)",
+        (catalogue.EXPORTER_GATEWAY_UP,),
+        (EXPORTER,),
+    ),
+    Source(
         "no GPU memory of models: only Ollama reports it",
         (catalogue.MODEL_ON_CPU_INSTANCES,),
         (MODELS,),

@@ -33,6 +33,7 @@ def exporter_group(settings: Settings) -> Group:
             _poll_slow(settings),
             _replicas_disagree(settings),
             _reload_failed(settings),
+            _gateway_unread(settings),
             _cluster_label_missing(settings),
         ),
     )
@@ -225,6 +226,25 @@ def _reload_failed(settings: Settings) -> Alert:
             "{{ $labels.instance }} could not take over its configuration at the last reload. It "
             "goes on with the settings from before; a restart may fail. First: read the line "
             "`reload refused` of its log."
+        ),
+        dashboard=Dashboard.EXPORTER,
+    )
+
+
+def _gateway_unread(settings: Settings) -> Alert:
+    is_read = settings.scope.last(catalogue.EXPORTER_GATEWAY_UP)
+    return Alert(
+        name="OllamaFleetGatewayUnread",
+        expr=f"{is_read} == 0",
+        for_s=600,
+        keep_firing_for_s=300,
+        severity=Severity.WARNING,
+        summary="An exporter cannot read a gateway.",
+        description=(
+            "{{ $labels.instance }} cannot read {{ $labels.gateway }}/metrics. Latency, errors "
+            "and tokens of the fleet lack the requests that pass it; if it is the only gateway, "
+            "the alerts on them cannot fire. First: read the line `gateway cannot be read` of the "
+            "exporter's log."
         ),
         dashboard=Dashboard.EXPORTER,
     )

@@ -11,6 +11,7 @@ import pytest
 
 from exporter import gateway
 from exporter.counters import Delta, FleetCounters, TrafficCounters
+from exporter.engines.base import MAX_NAME_CHARACTERS
 from exporter.gateway import GatewayError, GatewayReader, add_gains, read_page
 from exporter.inventory import WHOLE
 from exporter.selfmetrics import SelfMetrics
@@ -18,7 +19,7 @@ from exporter.snapshot import Aggregation
 from ollama_fleet.clock import SystemClock
 from tests.exporter.fleets import NOW_S
 from tests.exporter.gateways import Counted, page
-from tests.exporter.servers import answering, serving
+from tests.exporter.servers import answering, read_request, response, serving
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -73,13 +74,13 @@ def test_a_model_and_a_node_without_errors_have_a_zero() -> None:
 
 def test_the_nodes_of_a_model_are_added_up_in_any_order() -> None:
     """A sum that seems to go back, by rounding alone, would count everything twice."""
-    nodes = {("m", f"n{n}"): Counted({"200": n}, (n, 0, 0), n) for n in range(1, 30)}
+    nodes = {("m", f"n{n}"): Counted({"200": n}, (n, 0, 0), n) for n in range(1, 10)}
     other_way_round = dict(reversed(nodes.items()))
 
-    both = counted(page(nodes), page(other_way_round))
+    both = counted(page(nodes), page(other_way_round), page(nodes))
 
     assert {"m": 0.0} == both.requests
-    assert 29 == len(both.node_errors)
+    assert 9 == len(both.node_errors)
 
 
 def test_a_model_that_is_new_counts_in_full() -> None:
@@ -134,6 +135,12 @@ def test_labels_are_read_whatever_is_in_them() -> None:
     assert {'a"b{c},le="x"} 5': 0.0} == counted(body).requests
 
 
+def test_a_name_is_as_long_as_any_other_name_at_most() -> None:
+    (name,) = counted(page({("m" * 10_000, "n1"): FEW})).requests
+
+    assert len(name) <= MAX_NAME_CHARACTERS + len("…")
+
+
 # Which of the counters are published
 
 
@@ -165,14 +172,19 @@ def test_what_gateways_count_vanishes_while_none_answers_and_never_falls_back() 
 
 @asynccontextmanager
 async def reading(
-    *urls: str, nodes: set[str] | None = None
+    *urls: str, rounds: list[None] | None = None
 ) -> AsyncIterator[tuple[TrafficCounters, SelfMetrics]]:
     metrics, counters = (
         SelfMetrics(shard=WHOLE, poll_interval_s=1.0, clock=SystemClock()),
         TrafficCounters(),
     )
-    known = {"n1", "n2"} if nodes is None else nodes
-    reader = GatewayReader(urls, counters, metrics, SystemClock(), nodes=lambda: known)
+
+    def nodes() -> set[str]:
+        if rounds is not None:
+            rounds.append(None)
+        return {"n1", "n2"}
+
+    reader = GatewayReader(urls, counters, metrics, SystemClock(), nodes=nodes)
     task = asyncio.create_task(reader.run(INTERVAL_S))
     try:
         yield counters, metrics
@@ -183,6 +195,11 @@ async def reading(
 
 def is_up(metrics: SelfMetrics, url: str) -> float | None:
     return metrics.registry.get_sample_value("ollama_exporter_gateway_up", {"gateway": url})
+
+
+def last_read_s(metrics: SelfMetrics, url: str) -> float:
+    name = "ollama_exporter_gateway_last_success_timestamp_seconds"
+    return metrics.registry.get_sample_value(name, {"gateway": url}) or 0.0
 
 
 def url_of(port: int) -> str:
@@ -219,15 +236,17 @@ async def test_a_gateway_that_does_not_answer_is_down_and_logged_once(
 ) -> None:
     caplog.set_level(logging.INFO, "exporter.gateway")
     port = free_port()
-    url = url_of(port)
+    url, rounds = url_of(port), list[None]()
     with stale_at_once(monkeypatch):
-        async with reading(url) as (counters, metrics):
+        async with reading(url, rounds=rounds) as (counters, metrics):
             await eventually(lambda: counters.is_stale)
             assert 0 == is_up(metrics, url)
             monkeypatch.setattr(gateway, "MIN_STALE_S", 60.0)
             async with serving(answering({"/metrics": GOOD}), port):
                 await eventually(lambda: is_up(metrics, url) == 1)
             await eventually(lambda: is_up(metrics, url) == 0)
+            before = len(rounds)
+            await eventually(lambda: len(rounds) > before + 2)
 
     faults = [one.message for one in caplog.records if "cannot be read" in one.message]
     assert 2 == len(faults)
@@ -235,7 +254,16 @@ async def test_a_gateway_that_does_not_answer_is_down_and_logged_once(
     assert any("is read again" in one.message for one in caplog.records)
 
 
+async def redirecting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send a reader elsewhere, where there is a good page."""
+    while (path := await read_request(reader)) is not None:
+        to_other = b"HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n"
+        writer.write(to_other if path == "/metrics" else response(GOOD))
+        await writer.drain()
+
+
 FAULTY = {
+    "a redirect": redirecting,
     "a status": answering({"/metrics": GOOD}, status="503 Service Unavailable"),
     "no page": answering({"/": b""}),
     "too much": answering({"/metrics": GOOD + b"#" * 1000}),
@@ -253,6 +281,7 @@ async def test_a_bad_answer_costs_its_gateway_alone(
             await eventually(lambda: is_up(metrics, url_of(bad)) == 0)
             assert 1 == is_up(metrics, url_of(good))
             assert not counters.is_stale
+            assert 0 == last_read_s(metrics, url_of(bad)) < last_read_s(metrics, url_of(good))
 
 
 async def test_a_gateway_that_hangs_does_not_hold_up_the_others(
