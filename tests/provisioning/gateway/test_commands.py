@@ -48,7 +48,7 @@ def run(*words: str) -> Result:
 def check(folder: Path, **sections: object) -> Result:
     file = folder / "gateway.yml"
     file.write_text(json.dumps(sections))
-    return run("check", "--config-file", str(file))
+    return run("check", "--config.file", str(file))
 
 
 def test_check_says_what_the_first_source_that_answers_lists(tmp_path: Path) -> None:
