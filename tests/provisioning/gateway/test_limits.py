@@ -160,6 +160,43 @@ def test_limits_hold_and_no_request_fails_while_nginx_reloads(tmp_path: Path) ->
     assert {1} == set(most_at_once.values())
 
 
+def test_killed_workers_cost_what_they_had_in_flight_and_limits_hold(tmp_path: Path) -> None:
+    n_threads, n_kills = 6, 3
+    with (
+        counting_server(tmp_path / "servers", answer_s=0.02) as servers,
+        running_gateway(tmp_path, servers.instances(200)) as gateway,
+    ):
+        started_s = time.monotonic()
+        found: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: _ask_or_fail_until(gateway, started_s + 3, found))
+            for _ in range(n_threads)
+        ]
+        for thread in threads:
+            thread.start()
+        for _ in range(n_kills):
+            time.sleep(0.7)
+            os.kill(gateway.workers()[0], signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+        seconds = time.monotonic() - started_s
+        counts, _ = servers.report()
+
+    assert found.count(200) > 100
+    assert {200} == set(found) - {0}
+    assert found.count(0) <= n_threads * n_kills
+    assert [] == excess([*counts.values()], seconds=seconds)
+
+
+def _ask_or_fail_until(gateway: Gateway, end_s: float, found: list[int]) -> None:
+    """Add the status of each answer, or 0 where the connection broke."""
+    while time.monotonic() < end_s:
+        try:
+            found += statuses(gateway, 1)
+        except OSError:
+            found.append(0)
+
+
 def _ask_until(gateway: Gateway, end_s: float, found: list[int]) -> None:
     while time.monotonic() < end_s:
         found += statuses(gateway, 1)

@@ -203,12 +203,15 @@ def _status_or_end(gateway: Gateway) -> int | None:
 def test_an_instance_that_is_listed_again_has_not_forgotten_its_requests(
     servers: list[Server], tmp_path: Path
 ) -> None:
+    """One that took its place meanwhile begins with none."""
     limits = {"default": {"rate": 0.01, "burst": 1}}
     with running_gateway(
         tmp_path, listed(servers), limits=limits, requests={"wait": "0"}
     ) as gateway:
         assert [200] * 3 == ask(gateway, 3)
-        gateway.use(listed(servers)[:1])
+        with running_servers(1) as (other,):
+            gateway.use([*listed(servers)[:1], Listed(other.port)])
+            assert [200, 429] == ask(gateway, 2)
         gateway.use(listed(servers))
 
         assert [429] * 4 == ask(gateway, 4)
