@@ -25,7 +25,7 @@ from packages.environment import (
 
 HERE = Path(__file__).parent
 COMMAND = Path("usr/bin/ollama-fleet")
-EXTRAS = "alerts,dashboards,dns,provisioner"
+EXTRAS = "alerts,dashboards,dns,gateway,provisioner"
 COMPLETIONS = {
     "bash": "usr/share/bash-completion/completions/ollama-fleet",
     "fish": "usr/share/fish/vendor_completions.d/ollama-fleet.fish",

@@ -1,4 +1,4 @@
-"""The Debian package, in a minimal Debian of its own: lintian, installed, run, removed, purged."""
+"""The Debian package, in a minimal Debian: lintian, installed, run also by systemd, purged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,15 +20,22 @@ import pytest
 from ollama_fleet.version import version_text
 from tests.conftest import ROOT, program, refuse
 from tests.ports import free_port
+from tests.systemd_root import running_systemd
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1200)]
 
 SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
-NEEDED = "python3,adduser,init-system-helpers,lintian,man-db,procps"
+NEEDED = (
+    "python3,adduser,init-system-helpers,lintian,man-db,procps,systemd,iproute2,"
+    "nginx,libnginx-mod-http-lua,lua-cjson"
+)
 NOT_OURS = ("var/lib/dpkg", "var/log", "var/cache", "proc", "sys", "dev", "tmp", "run")
 CHROOT = "/usr/sbin/chroot"
 WITHIN_S = 100.0
+UNITS = ("ollama-fleet-exporter", "ollama-fleet-provisioner", "ollama-fleet-gateway")
+GATEWAY_DIR = "/etc/ollama-fleet/gateway"
+FLEET = '- {id: a, url: "http://127.0.0.1:1"}\n'
 
 
 class Debian:
@@ -117,6 +124,39 @@ def test_a_package_is_installed_runs_and_leaves_nothing_behind(debian: Debian) -
     debian.run("dpkg", "--purge", "ollama-fleet")
     after = debian.files()
     assert {} == {name: text for name, text in after.items() if before.get(name) != text}
+
+
+def test_hardened_units_start_reload_and_stop_under_systemd(debian: Debian) -> None:
+    """The exporter's also by its socket; a bad configuration is refused, and the old one stays."""
+    exporter, _, gateway = UNITS
+    debian.run("dpkg", "--install", "/ollama-fleet.deb")
+    settings = debian.root / "etc/ollama-fleet/exporter.yml"
+    good = settings.read_text()
+    with running_systemd(debian.root) as systemd:
+
+        def awaited(text: str, source: Callable[[], str]) -> None:
+            asyncio.run(eventually(lambda: text in source()))
+
+        asyncio.run(eventually(systemd.is_up))
+        systemd.run("ollama-fleet", "gateway", "render", f"--output-dir={GATEWAY_DIR}")
+        systemd.run("systemctl", "enable", f"{GATEWAY_DIR}/{gateway}.service")
+        systemd.run("systemctl", "start", *UNITS)
+        awaited("gateway_build_info", lambda: systemd.answer("127.0.0.1:11431/metrics"))
+        (debian.root / "etc/ollama-fleet/fleet.yml").write_text(FLEET)
+        systemd.run("systemctl", "reload", exporter, gateway)
+        awaited("instances=1 added=1", systemd.journal)
+        settings.write_text(f"{good}poll.intervall: 5s\n")
+        systemd.run("systemctl", "reload", exporter)
+        awaited("poll.intervall", systemd.journal)
+        assert 3 * ["active"] == systemd.run("systemctl", "is-active", *UNITS).split()
+        systemd.run("systemctl", "stop", *UNITS)
+        results = systemd.run("systemctl", "show", "--property=Result", *UNITS)
+        assert 3 * ["Result=success"] == results.split()
+        settings.write_text(good)
+        systemd.run("systemctl", "start", f"{exporter}.socket")
+        awaited("The exporter runs.", lambda: systemd.answer("127.0.0.1:11440/-/healthy"))
+        systemd.run("systemctl", "is-active", exporter)
+    debian.run("dpkg", "--purge", "ollama-fleet")
 
 
 @contextmanager
