@@ -21,6 +21,7 @@ from exporter.steps import run_in_steps
 from exporter.ui import protocol
 from exporter.ui.cells import CONDITIONS, STATUS
 from exporter.ui.protocol import (
+    VALUES,
     ChangedValue,
     ChangesAnswer,
     EncodedLayout,
@@ -166,7 +167,12 @@ class FleetUi:
         )
 
     async def _index(self, request: web.Request) -> web.Response:
-        return _file_response(request, self._files[INDEX])
+        response = _file_response(request, self._files[INDEX])
+        # The browser asks for the map while it still loads the scripts, which use that answer.
+        value = request.query.get("value")
+        query = f"value={value}" if value in VALUES else ""
+        response.headers["Link"] = f"<{PATH}/map?{query}>; rel=preload; as=fetch; crossorigin"
+        return response
 
     async def _file(self, request: web.Request) -> web.Response:
         file = self._files.get(request.match_info["name"])

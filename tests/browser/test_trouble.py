@@ -285,6 +285,15 @@ async def test_what_the_fleet_says_of_itself_is_text_and_never_markup(
     assert "Fleet – ollama-fleet" == await page.page.title()
 
 
+@pytest.mark.parametrize("query", ["", "?value=speed"])
+async def test_the_map_is_asked_for_once(query: str, url: str, open_page: Open) -> None:
+    page = await open_page(f"{url}{query}")
+
+    await eventually(lambda: page.durations_ms(UPDATE))
+
+    assert 1 == [path for path, _ in await page.loaded()].count("/fleet/map")
+
+
 async def test_a_hidden_page_asks_nothing_until_it_is_seen_again(url: str, open_page: Open) -> None:
     page = await open_page(url)
     await eventually(lambda: page.durations_ms(UPDATE))

@@ -210,6 +210,17 @@ async def test_a_file_is_asked_for_again_only_where_it_changed(empty: Site, path
         assert answer.headers["ETag"] == again.headers["ETag"]
 
 
+@pytest.mark.parametrize(
+    ("query", "wanted"), [("", ""), ("?value=speed", "value=speed"), ("?value=%3E%0Aa", "")]
+)
+async def test_the_page_lets_the_map_be_loaded_at_once(
+    query: str, wanted: str, empty: Site
+) -> None:
+    answer = await empty.get(PATH + query)
+
+    assert f"<{PATH}/map?{wanted}>; rel=preload; as=fetch; crossorigin" == answer.headers["Link"]
+
+
 async def test_whatever_the_page_names_is_there(empty: Site) -> None:
     """Scripts are modules, which name each other."""
     wanted, seen = {PATH, "/"}, set()
