@@ -36,7 +36,10 @@ def test_models_and_nodes_are_named_once_and_found_by_their_index() -> None:
 
 
 def test_the_order_in_which_a_server_names_its_models_changes_nothing() -> None:
-    assert listed(("a", ("b", "c"))) == listed(("a", ("c", "b")))
+    names = tuple("abcdefghijklmn")
+
+    assert listed(("a", names)) == listed(("a", names[::-1]))
+    assert names == msgspec.json.decode(listed(("a", names[::-1])), type=Document).models[:14]
 
 
 def test_latest_and_unknown_models_are_no_models_of_their_own() -> None:

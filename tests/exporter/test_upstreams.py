@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 from typing import Any
 
+import pytest
+
+from exporter import poller
 from exporter.model import State, Target
 from tests.exporter.pollers import target
 from tests.exporter.servers import answering, serving
@@ -57,6 +60,8 @@ async def test_names_are_resolved_and_what_a_gateway_cannot_ask_is_counted() -> 
             Target("b", "127.0.0.1", port, path="/proxy", engine="fleet"),
         )
         async with polled_site(*targets) as pages:
+            # Polls over kept connections may need no address for longer than it is known.
+            await pages.polled.options.transport.resolver.close()
             listed = await entries(pages)
             page = (await pages.get("/metrics")).text
 
@@ -72,6 +77,27 @@ async def test_there_is_no_list_before_the_whole_fleet_was_polled() -> None:
 
     assert 503 == answer.status
     assert "/-/ready" in answer.text
+
+
+async def test_there_is_no_list_while_polls_are_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(answering(FLEET)) as port, polled_site(target("a", port)) as pages:
+        before = await pages.get(UPSTREAMS)
+        monkeypatch.setattr(poller, "MIN_STALE_S", -1.0)
+        monkeypatch.setattr(poller, "STALE_INTERVALS", -1)
+        after = await pages.get(UPSTREAMS)
+
+    assert (200, 503) == (before.status, after.status)
+
+
+async def test_a_list_is_made_once_while_it_is_new_enough() -> None:
+    async with serving(answering(FLEET)) as port:
+        async with polled_site(target("a", port), list_max_age_s=1000.0) as pages:
+            first = await pages.get(UPSTREAMS)
+            await pages.polled.update(target("a", port), target("b", port))
+            await pages.polled.polled_all()
+            second = await pages.get(UPSTREAMS)
+
+    assert first.body == second.body
 
 
 async def test_who_has_the_list_is_sent_no_body_until_it_changes() -> None:

@@ -107,6 +107,7 @@ def web_of(
     max_own_bytes: int = MAX_OWN_BYTES,
     max_responses: int = MAX_RESPONSES,
     max_connections: int = 200,
+    list_max_age_s: float = 0.0,
     **settings: Any,
 ) -> Web:
     operations = Operations(AsyncMock(), lambda: build({"inventory": Given(("a.yml",), "")}))
@@ -135,19 +136,23 @@ def web_of(
         ),
         runbooks=Runbooks(),
         max_connections=max_connections,
-        others=(operations, Prober(polled.poller, clock), upstreams_of(polled, sender)),
+        others=(
+            operations,
+            Prober(polled.poller, clock),
+            upstreams_of(polled, sender, list_max_age_s),
+        ),
         **settings,
     )
 
 
-def upstreams_of(polled: Polled, sender: ResponseSender) -> Upstreams:
+def upstreams_of(polled: Polled, sender: ResponseSender, max_age_s: float) -> Upstreams:
     return Upstreams(
         polled.poller,
         polled.options.transport.resolver,
         polled.metrics,
         SystemClock(),
         sender,
-        max_age_s=lambda: 0.0,
+        max_age_s=lambda: max_age_s,
     )
 
 
@@ -168,9 +173,9 @@ async def site(
 
 
 @asynccontextmanager
-async def polled_site(*targets: Target) -> AsyncIterator[Site]:
+async def polled_site(*targets: Target, **settings: Any) -> AsyncIterator[Site]:
     """Serve the pages of targets that have all been polled once."""
-    async with site(*targets, interval_s=0.4) as pages:
+    async with site(*targets, interval_s=0.4, **settings) as pages:
         await pages.polled.polled_all()
         yield pages
 
