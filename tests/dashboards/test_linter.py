@@ -57,6 +57,8 @@ NOT_THE_EXPORTER = (
     "choose from"
 )
 NOT_OF_THE_EXPORTER = (
+    "Last reload of the configuration A",
+    "Last reload of the configuration B",
     "Failing rules A",
     "Alerts lost A",
     "Duration of rule groups A",
