@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -100,6 +102,15 @@ def test_only_requests_with_a_key_pass(tmp_path: Path) -> None:
     assert len(wrong) == found.total("rejected_total")
 
 
+def restart_workers(gateway: Gateway) -> None:
+    """Kill the workers, and return when others have taken their places."""
+    killed = {*gateway.workers()}
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: len(gateway.workers()) == len(killed) and not killed & {*gateway.workers()})
+    gateway.wait_ready()
+
+
 def test_the_file_is_read_again_and_a_broken_one_is_refused(tmp_path: Path) -> None:
     """The last good keys stay while it is broken or missing."""
     file = tmp_path / "keys.json"
@@ -118,6 +129,8 @@ def test_the_file_is_read_again_and_a_broken_one_is_refused(tmp_path: Path) -> N
             n_refused = gateway.log.read_text().count("keys refused")
             wait_until(lambda n=n_refused: gateway.log.read_text().count("keys refused") >= n + 2)
             assert 200 == generate(gateway, old)[0]
+        restart_workers(gateway)
+        assert {200} == {generate(gateway, old)[0] for _ in range(20)}
         file.unlink()
         wait_until(lambda: "No such file" in gateway.log.read_text())
         assert 200 == generate(gateway, old)[0]

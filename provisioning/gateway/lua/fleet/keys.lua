@@ -16,6 +16,9 @@ local MAX_KEY_BYTES = 200
 local FORMAT = 1
 local DIGEST = ffi.new("unsigned char[32]")
 
+local LAST_GOOD = "keys#last_good"
+
+local shared = ngx.shared.fleet_usage
 local settings
 local body_read -- of the last good or bad file
 local key_by_digest -- nil: no good file was read yet
@@ -87,9 +90,16 @@ local function refresh()
   end
   if found then
     key_by_digest = found
+    shared:safe_set(LAST_GOOD, body)
   else
     ngx.log(ngx.ERR, "keys refused file=", settings.file, " error=", fault)
   end
+end
+
+-- A worker that starts while the file is broken has the keys of the others.
+local function inherit()
+  local body = not key_by_digest and shared:get(LAST_GOOD)
+  key_by_digest = body and parsed(body) or key_by_digest
 end
 
 -- Without a file there is no authentication.
@@ -97,6 +107,7 @@ function _M.start()
   settings = without_nulls(all_settings.keys)
   if settings.file then
     refresh()
+    inherit()
     ngx.timer.every(READ_S, refresh)
   end
 end
