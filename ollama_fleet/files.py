@@ -43,8 +43,10 @@ def read_regular(path: Path, max_bytes: int) -> tuple[bytes, os.stat_result]:
     return body, status
 
 
-def write_whole(path: Path, body: bytes, *, mode: int = 0o644) -> None:
+def write_whole(path: Path, body: bytes, *, mode: int = 0o644, is_durable: bool = False) -> None:
     """Put a file into place, whole or not at all; all may read it unless `mode` says otherwise.
+
+    A durable one is whole after a loss of power, too; that takes a disk some milliseconds.
 
     Raises:
         OSError: It cannot be written; the file that was there stays.
@@ -53,6 +55,9 @@ def write_whole(path: Path, body: bytes, *, mode: int = 0o644) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(body)
+            if is_durable:
+                file.flush()
+                os.fsync(descriptor)
         os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:

@@ -140,7 +140,7 @@ class Warehouse:
     def _put(self, path: str, body: bytes) -> None:
         if self._is_local:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(Path(path), body)
+            write_whole(Path(path), body, is_durable=True)
         else:
             self._fs.pipe_file(path, body)
 

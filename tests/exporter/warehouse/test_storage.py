@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -59,6 +60,20 @@ def test_a_file_that_cannot_be_written_leaves_the_one_of_before(tmp_path: Path) 
 
     assert [tmp_path / FILE] == [one for one in tmp_path.rglob("*") if one.is_file()]
     assert before == (tmp_path / FILE).read_bytes()
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path) -> None:
+    """After a loss of power it might be empty otherwise, and every export refused."""
+    sizes: list[int] = []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
+        patch.setattr("os.replace", _refuse)
+        with pytest.raises(StorageError):
+            Warehouse(str(tmp_path)).add(NODE_HOURS, moment(1), [row(1)])
+
+    assert 1 == len(sizes)
+    assert sizes[0]
 
 
 def _refuse(*_: object) -> None:
