@@ -101,6 +101,7 @@ def _gateway(folder: Path, ports: tuple[int, int, int], sections: Mapping[str, A
             "state_dir": str(state),
             "workers": 2,
             "connections": 4096,
+            "idle_connections": 2048,
         },
         **sections,
     }
