@@ -38,6 +38,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int
     """Requests that a gateway answered with 429; they are in no other number."""
     swapped: int
+    lost_workers: int = 0
+    """Of their users and last figures nothing is known."""
     generated_tokens: int
     tokens_per_s: float
     first_token_p50_s: float | None = None
@@ -68,6 +70,9 @@ def misses(report: Report, level: ServiceLevel) -> list[str]:
     if level.rejected_ratio is not None and report.rejected_ratio > level.rejected_ratio:
         limit = percent(level.rejected_ratio)
         found.append(f"{_percent(report.rejected_ratio)} were rejected, limit {limit}")
+    if report.lost_workers:
+        lost = count_text(report.lost_workers, "worker")
+        found.append(f"{lost} went away during the test; their last figures are not known")
     return found
 
 

@@ -92,8 +92,9 @@ def run_as_master(settings: Settings, plan: Plan, workers: Workers, progress: Pr
     with _local_workers(workers, runner.server.port if workers.port == 0 else workers.port):
         arrivals.wait()
         _make_load(runner, plan, progress)
+        n_lost = max(workers.n - runner.worker_count, 0)
         _gather(runner, settings.timeout_s)
-    return Finished(environment, tally)
+    return Finished(environment, tally, n_lost)
 
 
 class Arrivals:
@@ -241,10 +242,11 @@ def _local_workers(workers: Workers, port: int) -> Iterator[None]:
 class Finished:
     """A load test that is over."""
 
-    def __init__(self, environment: Environment, tally: Tally) -> None:
+    def __init__(self, environment: Environment, tally: Tally, n_lost_workers: int = 0) -> None:
         self._environment = environment
         self._tally = tally
         self._stats = environment.stats
+        self._n_lost_workers = n_lost_workers
 
     def report(self) -> Report:
         """Return what the users saw."""
@@ -262,6 +264,7 @@ class Finished:
             failures=self._failures(),
             rejected=counts["rejected"],
             swapped=counts["swapped"],
+            lost_workers=self._n_lost_workers,
             generated_tokens=counts["generated_tokens"],
             tokens_per_s=counts["generated_tokens"] / duration_s,
             first_token_p50_s=_percentile_s(waits, 0.5),

@@ -149,6 +149,31 @@ async def test_workers_share_the_users_and_every_request_is_counted_once() -> No
 
     assert next(n_asked) == report["text"]["n"] > 0
     assert report["generated_tokens"] == 2 * report["text"]["n"]
+    assert 0 == report["lost_workers"]
+
+
+@pytest.mark.nightly
+async def test_a_worker_that_is_killed_is_a_miss() -> None:
+    n_asked = itertools.count()
+    begun = asyncio.Event()
+
+    async def count(request: web.Request) -> web.StreamResponse:
+        if next(n_asked) > 20:
+            begun.set()
+        return web.json_response(WHOLE)
+
+    async with serving(count) as url:
+        options = ("--workers=2", "--users=6", "--run-time=10s", "--slo.p99=60s")
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, *through(url), *options, stdout=asyncio.subprocess.PIPE
+        )
+        await begun.wait()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        said, _ = await process.communicate()
+
+    assert 1 == process.returncode
+    assert b"MISSED the service level: 1 worker went away" in said
 
 
 async def test_workers_of_other_machines_need_the_master_s_address_only() -> None:

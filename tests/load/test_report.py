@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from provisioning.load.report import Report, Requests, misses, to_text, verdict
 from provisioning.load.settings import ServiceLevel
 
+LOST = "1 worker went away during the test; their last figures are not known"
 LEVEL = ServiceLevel(p99_s=0.15, failed_ratio=0.003)
 
 
@@ -29,6 +31,7 @@ def report(*, n: int = 1000, n_failed: int = 3, p99_s: float = 0.15, rejected: i
         (report(), LEVEL, []),
         (report(p99_s=0.16), LEVEL, ["p99 160 ms is above 150 ms"]),
         (report(n_failed=4), LEVEL, ["0.4% failed, limit 0.3%"]),
+        (replace(report(), lost_workers=1), LEVEL, [LOST]),
         (report(n=0, n_failed=0), LEVEL, ["no request for text was answered"]),
         (report(rejected=1250), LEVEL, []),
         (
