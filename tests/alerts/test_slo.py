@@ -72,6 +72,12 @@ def test_hours_without_data_are_neither_good_nor_bad_and_are_shown() -> None:
     assert "2024-10-04 05:00 to 2024-10-04 07:00 UTC (2h)" in slo_report.text(found)
 
 
+def test_an_hour_with_less_than_half_of_its_data_is_shown_as_without() -> None:
+    found = judged([hour(0), hour(1, covered=0.49), hour(2, covered=0.5)])
+
+    assert ((BEGIN_S + HOUR_S, BEGIN_S + 2 * HOUR_S),) == found.gaps
+
+
 def test_a_period_without_any_data_or_requests_is_not_measured() -> None:
     found = judged([hour(0, None, None, None)])
     idle = judged([hour(0, requests=0.0)])
