@@ -187,7 +187,7 @@ def _full(select: Selectors) -> Panel:
         description="Share of the requests. OllamaGatewayFleetFull pages about it. Absent while "
         "few are rejected. Series: "
         "fleet:ollama_gateway_rejected_fleet_full_per_requests:ratio_rate5m.",
-        no_data="Few requests or none are rejected for this reason.",
+        no_data="No gateway rejects many requests for this reason.",
         unit="percentunit",
     )
     return chart(
@@ -202,7 +202,7 @@ def _retries(select: Selectors) -> Panel:
         title="Retries by reason",
         description="Further tries per second, by what was wrong with the instance before. Many: "
         "the list is old, or a node fails. Series: ollama_gateway_retries_total.",
-        no_data="No request needed a second instance in this time.",
+        no_data="No request at a gateway needed a second instance.",
         unit="reqps",
     )
     retries = gateway.total_rate(select, catalogue.GATEWAY_RETRIES, "reason")

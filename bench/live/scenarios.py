@@ -141,7 +141,7 @@ _ALL = (
         # Of 10,000 between 9,800 and 9,899: short windows do not wait for the last one's death.
         counts=lambda n: (
             _thousands(0.98 * n),
-            f" of {n:,} instances healthy, floor {0.99 * n:,.0f} (99%).",
+            f" of {n:,}, floor {0.99 * n:,.0f} (99%).",
         ),
         is_graced=True,
     ),
@@ -204,7 +204,7 @@ _ALL = (
         fault=_empty_inventory,
         heal=_restore_inventory,
         page="OllamaFleetInventoryLost",
-        says=("instances are listed",),
+        says=("Instances listed: ",),
         extra_s=_refresh,
     ),
     Scenario(
@@ -213,7 +213,7 @@ _ALL = (
         fault=_kill_half,
         heal=_heal_fleet,
         page=HEALTHY_LOW,
-        says=("instances healthy, floor ",),
+        says=("Instances healthy: ", ", floor "),
         is_graced=True,
         shipped_stay_s=120.0,
         shipped_watch_s=1500.0,

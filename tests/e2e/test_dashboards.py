@@ -73,9 +73,11 @@ CANNOT_HAVE: Mapping[str, Mapping[str, Sequence[str]]] = {
             "ollama_fleet_time_to_first_token", "ollama_fleet_queue_time",
             "ollama_instance_kv_cache", "model:ollama_instance_kv_cache",
         ),
+        "nobody has a key of its gateway": ("ollama_gateway_developer_tokens",),
     },
     STOCK: {
         "no provisioner made it": ("ollama_provisioner_",),
+        "it has no gateway": ("ollama_gateway_", "fleet:ollama_gateway_"),
         "neither stock Ollama nor the inventory says when it started": (
             "ollama_instance_start_time", "node:ollama_instances_started",
         ),
@@ -95,11 +97,21 @@ CANNOT_HAVE: Mapping[str, Mapping[str, Sequence[str]]] = {
             "model:ollama_instance_kv_cache",
         ),
     },
-    MIXED: {"no provisioner made it": ("ollama_provisioner_",)},
+    MIXED: {
+        "no provisioner made it": ("ollama_provisioner_",),
+        "it has no gateway": ("ollama_gateway_", "fleet:ollama_gateway_"),
+    },
 }  # fmt: skip
 """Why a fleet lacks series, by how they begin: what asks for one of them may show nothing."""
-MAY_LACK: Mapping[str, tuple[str, ...]] = {FULL: ("ollama_instance_condition",)}
-"""Only an instance that flaps has a condition there: whether one does already depends on time."""
+MAY_LACK: Mapping[str, tuple[str, ...]] = {
+    FULL: (
+        "ollama_instance_condition",
+        "ollama_gateway_retries",
+        "fleet:ollama_gateway_rejected_fleet_full",
+    )
+}
+"""Only an instance that flaps has a condition there, only a request to one that is gone is tried
+again, only many rejections are a share: whether there is one already depends on time."""
 UNKNOWN = "every instance was polled: none is unknown"
 NO_WEEKS: Mapping[tuple[str, str, str], str] = {
     (Uid.OVERVIEW, f"{what} against the last weeks", "A"): "Prometheus has no history of two weeks"
@@ -239,6 +251,7 @@ async def watched_fleets(tmp_path_factory: pytest.TempPathFactory) -> AsyncItera
                 alertmanager_binary=program("alertmanager"),
                 alert_options=IMPATIENT,
                 provisioner_of=FULL,
+                gateway_of=FULL,
             )
         )
         session = await exits.enter_async_context(aiohttp.ClientSession())
@@ -410,8 +423,9 @@ async def test_a_panel_without_data_says_what_stock_ollama_lacks(
         if not any(answer.labels for answer in answers)
     }
 
-    assert 10 < len(empty) < 40
-    assert [] == [key for key in sorted(empty) if not re.search("Ollama|provisioner", texts[key])]
+    assert 10 < len(empty) < 60
+    says_why = re.compile("Ollama|provisioner|gateway")
+    assert [] == [key for key in sorted(empty) if not says_why.search(texts[key])]
 
 
 async def test_every_query_is_taken_while_all_fleets_are_chosen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,13 +12,14 @@ from typing import Any
 
 import yaml
 
-from provisioning.demo import observers
-from provisioning.demo.observers import EXPORTER_JOB, PROVISIONER_JOB, Observers
-from provisioning.demo.ports import address_of
+from provisioning.demo import observers, processes, programs, traffic
+from provisioning.demo.observers import EXPORTER_JOB, GATEWAY_JOB, PROVISIONER_JOB, Observers
+from provisioning.demo.ports import address_of, url_of
 from provisioning.demo.processes import Children, ChildSpec
 from provisioning.demo.rundir import RunDir
+from provisioning.demo.traffic import Gateway
 from provisioning.simulator.app import RunningFleet, running_fleet
-from provisioning.simulator.spec import FleetSpec
+from provisioning.simulator.spec import MODELS, FleetSpec
 from tests import keeper
 from tests.ports import free_ports
 
@@ -51,6 +53,7 @@ async def watched(
     alertmanager_binary: Path | None = None,
     alert_options: tuple[str, ...] = (),
     provisioner_of: str | None = None,
+    gateway_of: str | None = None,
 ) -> AsyncIterator[str]:
     """Run an exporter for each fleet and one Prometheus; give its URL.
 
@@ -61,8 +64,11 @@ async def watched(
         alertmanager_binary: It runs as well where its program is given.
         alert_options: Further ones of `alerts build`.
         provisioner_of: A cluster for which a provisioner runs, which has made nothing of this.
+        gateway_of: A cluster that has a gateway, and users who ask it for text.
     """
-    port, alertmanager_port, provisioner_port, *ports = free_ports(3 + len(fleets))
+    port, alertmanager_port, provisioner_port, traffic_port, ops_port, *ports = free_ports(
+        5 + len(fleets)
+    )
     watch = Observers(
         run_dir=RunDir(tmp_path),
         inventories=(),
@@ -73,9 +79,10 @@ async def watched(
         alertmanager_binary=alertmanager_binary or binary,
         interval_s=1,
         provisioner_address=None if provisioner_of is None else address_of(provisioner_port),
+        gateway_address=None if gateway_of is None else address_of(ops_port),
     )
     observers.build_rules(watch.run_dir, interval_s=watch.interval_s, options=alert_options)
-    _write_config(watch, dict(zip(ports, fleets, strict=True)), provisioner_of)
+    _write_config(watch, dict(zip(ports, fleets, strict=True)), provisioner_of, gateway_of)
     specs = [
         _exporter(watch, cluster, polled, exporter_port)
         for exporter_port, (cluster, polled) in zip(ports, fleets.items(), strict=True)
@@ -86,25 +93,52 @@ async def watched(
         await children.start(*specs, observers.prometheus_server(watch))
         if watch.provisioner_address is not None:
             await keeper.start(children, tmp_path, watch.provisioner_address)
+        if gateway_of is not None:
+            exporter_port = dict(zip(fleets, ports, strict=True))[gateway_of]
+            await _start_gateway(watch, children, exporter_port, traffic_port, ops_port)
         yield watch.prometheus_url
+
+
+async def _start_gateway(
+    watch: Observers, children: Children, exporter_port: int, port: int, ops_port: int
+) -> None:
+    gateway = Gateway(
+        run_dir=watch.run_dir,
+        nginx=programs.locate_gateway(programs.default_dir(os.environ), say=print),
+        exporter_url=url_of(exporter_port),
+        port=port,
+        ops_port=ops_port,
+    )
+    traffic.write_config(gateway)
+    await children.start(traffic.server(gateway))
+    models = [f"--model={model.name}" for model in MODELS]
+    users = ("--stream", "--tokens=2", "--users=4", "--run-time=1h", *models)
+    load = processes.our_command("load", f"--gateway.url={gateway.url}", *users)
+    await children.start(ChildSpec("users", load))
 
 
 def _exporter(watch: Observers, cluster: str, polled: Polled, port: int) -> ChildSpec:
     inventory = watch.run_dir.path / f"fleet{cluster}.json"
     inventory.write_text(json.dumps(list(polled.inventory)))
-    spec = observers.exporter(replace(watch, exporter_port=port, inventories=(inventory,)))
+    spec = observers.exporter(
+        replace(watch, exporter_port=port, inventories=(inventory,), gateway_address=None)
+    )
     options = ("--poll.grace-period", "1s", *polled.options)
     return replace(spec, name=f"exporter{cluster}", command=(*spec.command, *options))
 
 
 def _write_config(
-    watch: Observers, clusters: Mapping[int, str], of_provisioner: str | None
+    watch: Observers,
+    clusters: Mapping[int, str],
+    of_provisioner: str | None,
+    of_gateway: str | None,
 ) -> None:
     """Write Prometheus' configuration, each exporter's series with the label of its cluster."""
     config = yaml.safe_load(observers.prometheus_config(watch.prometheus))
     targets: dict[str, dict[str | None, str | None]] = {
         EXPORTER_JOB: {address_of(port): cluster for port, cluster in clusters.items()},
         PROVISIONER_JOB: {watch.provisioner_address: of_provisioner},
+        GATEWAY_JOB: {watch.gateway_address: of_gateway},
     }
     for job in config["scrape_configs"]:
         if job["job_name"] in targets:
