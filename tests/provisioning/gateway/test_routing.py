@@ -18,6 +18,8 @@ from tests.provisioning.gateway.servers import Server, running_servers
 pytestmark = pytest.mark.slow
 
 ASK = {"model": MODEL, "prompt": "Why?", "stream": False}
+ROOM = {"rate": 0.01, "concurrency": 10}
+"""A client may have its answer before the gateway has the place free again."""
 PLENTY = {"default": {"rate": 1000, "burst": 1000}}
 OTHER = "qwen3:4b"
 
@@ -58,7 +60,7 @@ def test_a_model_is_asked_where_it_is_loaded_and_then_where_it_is_installed(
         Listed(neither.port, loaded=(OTHER,)),
     ]
     with running_gateway(
-        tmp_path, instances, limits={"default": {"rate": 0.01}}, requests={"wait": "0"}
+        tmp_path, instances, limits={"default": ROOM | {"burst": 2}}, requests={"wait": "0"}
     ) as gateway:
         answers = ask(gateway, 2)
         assert [2, 0, 0] == counts(servers)
@@ -232,7 +234,7 @@ def test_a_developer_gets_the_instance_assigned_to_them_first_by_setting(
         instances,
         sticky=sticky,
         keys={"file": str(keys)},
-        limits={"default": {"rate": 0.01, "burst": 3}},
+        limits={"default": ROOM | {"burst": 3}},
     ) as gateway:
         answers = [gateway.ask("/api/generate", ASK, headers)[0] for _ in range(3)]
         assert ([3, 0, 0] if sticky else [1, 1, 1]) == counts(servers)
