@@ -10,6 +10,7 @@ import click
 
 from ollama_fleet.durations import duration_text, parse_duration_s
 from ollama_fleet.suggestions import did_you_mean
+from ollama_fleet.urls import host_port
 
 
 class Choice(click.Choice[str]):
@@ -92,3 +93,32 @@ class Group(click.Group):
 
     command_class = GroupedCommand
     group_class = type
+
+
+class Address(click.ParamType[tuple[str, int]]):
+    """`host:port` as a pair, for a server that listens where it is named only."""
+
+    name = "host:port"
+
+    def __init__(self, example: str) -> None:
+        """Take the address that messages give as an example."""
+        self._example = example
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """Return host and port; a host must be named."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            host, port = host_port(str(value), example=self._example)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not host:
+            self.fail(
+                f"{value!r} names no host: write 127.0.0.1:{port} for this machine only, "
+                f"0.0.0.0:{port} for every address",
+                param,
+                ctx,
+            )
+        return host, port

@@ -224,7 +224,7 @@ def _reload_failed(settings: Settings) -> Alert:
         summary="An exporter refuses its new configuration.",
         description=(
             "{{ $labels.instance }} could not take over its configuration at the last reload. It "
-            "goes on with the settings from before; a restart may fail. First: read the line "
+            "keeps its previous settings; a restart may fail. First: read the line "
             "`reload refused` of its log."
         ),
         dashboard=Dashboard.EXPORTER,

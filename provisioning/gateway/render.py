@@ -128,6 +128,12 @@ http {{
     balancer_by_lua_block {{ require("fleet.router").balance() }}
     balancer_keepalive {of_nginx.idle_connections};
   }}
+{_traffic_server(settings)}{_ops_server(settings)}}}
+"""
+
+
+def _traffic_server(settings: Settings) -> str:
+    return f"""\
   server {{
     listen {_listen(settings)};
 {_tls(settings)}\
@@ -161,6 +167,11 @@ http {{
       proxy_next_upstream error timeout http_503 non_idempotent;
     }}
   }}
+"""
+
+
+def _ops_server(settings: Settings) -> str:
+    return f"""\
   server {{
     listen {settings.listen.ops_address};
     location = /healthz {{ content_by_lua_block {{ require("fleet.router").healthz() }} }}
@@ -168,7 +179,6 @@ http {{
     location = /usage {{ content_by_lua_block {{ require("fleet.usage").serve() }} }}
     location / {{ return 404; }}
   }}
-}}
 """
 
 

@@ -15,8 +15,8 @@ from ollama_fleet import logs
 from ollama_fleet.durations import parse_duration_s
 from ollama_fleet.files import UnreadableFileError, read_regular
 from ollama_fleet.levels import parse_share
-from ollama_fleet.options import Choice, Duration, GroupedCommand
-from ollama_fleet.urls import base_url, host_port, http_url
+from ollama_fleet.options import Address, Choice, Duration, GroupedCommand
+from ollama_fleet.urls import base_url, http_url
 from provisioning.load import report
 from provisioning.load.settings import PROMPTS, Api, LoadTestError, Plan, ServiceLevel, Settings
 
@@ -88,24 +88,6 @@ class Share(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
-class Address(click.ParamType[tuple[str, int]]):
-    """`host:port` as a pair."""
-
-    name = "host:port"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        """Read the address."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            host, port = host_port(str(value), example="10.0.0.5:5557")
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        return host or "*", port
-
-
 def gateway_url(_: click.Context, __: click.Parameter, value: str) -> str:
     """Check the URL of a gateway."""
     try:
@@ -121,6 +103,8 @@ def instances_place(_: click.Context, __: click.Parameter, value: str) -> str:
     except ValueError as error:
         raise click.BadParameter(f"{error}; or give a file") from error
 
+
+MASTER_ADDRESS = Address("10.0.0.5:5557")
 
 HELP = """Put load on a fleet and judge it by a service level, as its developers see it.
 
@@ -219,13 +203,17 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--workers", type=click.IntRange(0, 1024), default=0, help="Worker processes on this machine."
 )
-@click.option("--master", type=Address(), help="Listen here for workers of other machines.")
+@click.option(
+    "--master", type=Address("10.0.0.5:5557"), help="Listen here for workers of other machines."
+)
 @click.option(
     "--expect-workers",
     type=click.IntRange(1, 1024),
     help="Begin when so many are there; without it, those of this machine.",
 )
-@click.option("--worker-of", type=Address(), help="Be a worker of the master at this address.")
+@click.option(
+    "--worker-of", type=Address("10.0.0.5:5557"), help="Be a worker of the master at this address."
+)
 def load(**options: Any) -> None:
     """Run the command."""
     logs.configure("warning")

@@ -16,10 +16,9 @@ import uvloop
 from click.core import ParameterSource
 
 from ollama_fleet import logs
-from ollama_fleet.options import Choice, Duration, GroupedCommand
+from ollama_fleet.options import Address, Choice, Duration, GroupedCommand
 from ollama_fleet.tables import count_text
 from ollama_fleet.tokens import TokenFileError
-from ollama_fleet.urls import host_port
 from provisioning.simulator.app import (
     Hosting,
     RunningFleet,
@@ -73,31 +72,6 @@ class FaultParam(click.ParamType[Fault]):
             return parse_fault(str(value))
         except FaultError as error:
             self.fail(f"{value!r}: {error}", param, ctx)
-
-
-class Address(click.ParamType[tuple[str, int]]):
-    """`host:port` as a pair."""
-
-    name = "host:port"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        """Read the address; a host must be named."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            host, port = host_port(str(value), example="127.0.0.1:11451")
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if not host:
-            self.fail(
-                f"{value!r} names no host: write 127.0.0.1:{port} for this machine only, "
-                f"0.0.0.0:{port} for every address (whoever holds the token may write)",
-                param,
-                ctx,
-            )
-        return host, port
 
 
 class Ports(click.ParamType[range]):
@@ -277,7 +251,7 @@ faults; node_gone: the node's containers are dead, and the control API answers 5
 @click.option(
     "--control.listen-address",
     "control_listen_address",
-    type=Address(),
+    type=Address("127.0.0.1:11451"),
     default="127.0.0.1:11451",
     help="Of the control API; port 0: any.",
 )
