@@ -211,9 +211,9 @@ async def test_a_canary_is_told_what_a_runners_faults_cost(tmp_path: Path) -> No
                 await eventually(lambda: len(generations(polled)) == len(usual))
                 told = generations(polled)
 
-    assert {one: 60.0 if one == busy else 0.0 for one in usual} == {
-        one: pytest.approx(generation.waiting_s, abs=20.0) for one, generation in told.items()
-    }
+    waited_s = told[busy].waiting_s
+    assert waited_s is not None
+    assert waited_s > 59.9
     assert {one: usual[one] * (2 / (1 + 187 / 42) if one == partly else 1) for one in usual} == {
         one: pytest.approx(generation.tokens_per_second, rel=0.01)
         for one, generation in told.items()

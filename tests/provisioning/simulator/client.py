@@ -7,10 +7,15 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from provisioning.simulator import runner
 from provisioning.simulator.app import RunningFleet
 from provisioning.simulator.fleet import ActiveFault
+from provisioning.simulator.runner import Runners
 from provisioning.simulator.spec import Instance
 
 ANSWER_S = 30.0
@@ -123,3 +128,15 @@ def victim(active: ActiveFault) -> int:
     """Return the index of the one instance that a fault befalls."""
     (index,) = active.indices
     return index
+
+
+def clock_of_sleeping(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """Return a clock that the generator goes by, and which moves only as the generator sleeps."""
+    clock = FakeClock()
+
+    async def sleep(duration_s: float) -> None:
+        clock.now_s += duration_s
+
+    monkeypatch.setattr(runner, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
+    monkeypatch.setattr(Runners, "_loop_s", lambda _: clock())
+    return clock

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +15,15 @@ from provisioning.simulator.app import RunningFleet, running_fleet
 from provisioning.simulator.endpoints import NS_PER_S
 from provisioning.simulator.runner import Runners
 from provisioning.simulator.spec import FleetSpec, Hardware, Mode
-from tests.provisioning.simulator.client import ANSWER_S, Answer, Client, FakeClock, connected, get
+from tests.provisioning.simulator.client import (
+    ANSWER_S,
+    Answer,
+    Client,
+    FakeClock,
+    clock_of_sleeping,
+    connected,
+    get,
+)
 from tests.waiting import eventually
 
 NUMBERS = [
@@ -212,7 +219,7 @@ async def test_a_client_of_http_1_0_gets_the_stream_without_chunks(fleet: Runnin
 async def test_generating_takes_the_simulated_time_times_the_scale(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = _clock_of_sleeping(monkeypatch)
+    clock = clock_of_sleeping(monkeypatch)
     began_s = clock.now_s
     spec = FleetSpec(n_instances=1, time_scale=0.0002)
     async with running_fleet(spec, clock=clock) as fleet:
@@ -227,7 +234,7 @@ async def test_generating_takes_the_simulated_time_times_the_scale(
 async def test_tokens_come_one_by_one_at_the_instance_s_speed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    is_over, clock = _hold(monkeypatch, n_tokens=10), _clock_of_sleeping(monkeypatch)
+    is_over, clock = _hold(monkeypatch, n_tokens=10), clock_of_sleeping(monkeypatch)
     began_s = clock.now_s
     async with (
         running_fleet(FleetSpec(n_instances=1), clock=clock) as fleet,
@@ -245,18 +252,6 @@ async def test_tokens_come_one_by_one_at_the_instance_s_speed(
     before_s = (last["load_duration"] + last.get("prompt_eval_duration", 0)) / 1e9
     after_s = [_created_s(piece) - began_s for piece in pieces]
     assert [before_s + n * token_s for n in range(1, 21)] == pytest.approx(after_s, rel=0.01)
-
-
-def _clock_of_sleeping(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    """Return a clock that the generator goes by, and which moves only as the generator sleeps."""
-    clock = FakeClock()
-
-    async def sleep(duration_s: float) -> None:
-        clock.now_s += duration_s
-
-    monkeypatch.setattr(runner, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
-    monkeypatch.setattr(Runners, "_loop_s", lambda _: clock())
-    return clock
 
 
 def _created_s(piece: Mapping[str, Any]) -> float:
