@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -25,16 +24,20 @@ from alerts.check import Answer
 from alerts.errors import AlertsError, CheckError
 from alerts.settings import Settings
 from ollama_fleet.colours import red
-from ollama_fleet.durations import duration_text, parse_positive_duration_s
 from ollama_fleet.generated import GeneratedError
-from ollama_fleet.options import Choice
+from ollama_fleet.options import (
+    FILE,
+    FOLDER,
+    Choice,
+    Duration,
+    FailingGroup,
+    json_option,
+    prometheus_option,
+)
 
 CONFIG_FILE_VARIABLE = "OLLAMA_FLEET_ALERTS_CONFIG_FILE"
 Command = Callable[..., None]
-prometheus_option = click.option(
-    "--prometheus.url", "url", required=True, metavar="URL", help="The live Prometheus."
-)
-json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+FAILURES = (AlertsError, GeneratedError)
 
 
 def settings_options(command: Command) -> Command:
@@ -42,7 +45,7 @@ def settings_options(command: Command) -> Command:
     file = click.option(
         "--config.file",
         "config_file",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=FILE,
         envvar=CONFIG_FILE_VARIABLE,
         help=f"YAML file with settings. [env: {CONFIG_FILE_VARIABLE}]",
     )
@@ -61,25 +64,12 @@ def settings_options(command: Command) -> Command:
     return profile(file(changes(command)))
 
 
-class _CannotAsk(click.ClickException):
-    """Prometheus gave no answer, which is no verdict on the rules."""
-
-    exit_code = 2
-
-
-class AlertsGroup(click.Group):
-    """Turns our errors into click's, for every command alike."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except (AlertsError, GeneratedError) as error:
-            kind = _CannotAsk if isinstance(error, CheckError) else click.ClickException
-            raise kind(str(error)) from error
-
-
-@click.group(cls=AlertsGroup, short_help="Build, explain and check the alert rules.")
+@click.group(
+    cls=FailingGroup,
+    failures=FAILURES,
+    unasked=CheckError,
+    short_help="Build, explain and check the alert rules.",
+)
 def alerts() -> None:
     """Build, explain and check the alert rules.
 
@@ -99,9 +89,8 @@ def alerts() -> None:
 @settings_options
 @click.option(
     "--output-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     default=Path("alerts"),
-    show_default=True,
     help="Where to write rules/*.yml, alertmanager.yml and templates/*.tmpl.",
 )
 @click.option(
@@ -142,10 +131,10 @@ def _warn_of_placeholders(settings: Settings) -> None:
 
 @alerts.command("merge")
 @settings_options
-@click.argument("existing", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("existing", type=FILE)
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="Write to this file, which may be the same, instead of stdout; templates go beside it.",
 )
 def merge(
@@ -237,24 +226,13 @@ def check(
         click.get_current_context().exit(1)
 
 
-def _since(_: click.Context, __: click.Parameter, text: str) -> float:
-    try:
-        since_s = parse_positive_duration_s(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-    if since_s > archive.MAX_SINCE_S:
-        raise click.BadParameter(f"must be at most {duration_text(archive.MAX_SINCE_S)}")
-    return since_s
-
-
 def history_options(how_far: str) -> Callable[[Command], Command]:
     """Return what gives a command the options of those that ask Prometheus for the past."""
     since = click.option(
         "--since",
         "since_s",
+        type=Duration(most_s=archive.MAX_SINCE_S),
         default="14d",
-        show_default=True,
-        callback=_since,
         metavar="DURATION",
         help=how_far,
     )

@@ -11,16 +11,22 @@ from pathlib import Path
 import click
 
 from alerts import config, slo_history, slo_html, slo_report
-from alerts.cli import AlertsGroup, json_option, progress, prometheus_option, settings_options
+from alerts.cli import FAILURES, progress, settings_options
+from alerts.errors import CheckError
 from alerts.slo import HOUR_S
 from ollama_fleet.files import write_whole
-from ollama_fleet.options import Duration
+from ollama_fleet.options import FILE, Duration, FailingGroup, json_option, prometheus_option
 
 MAX_SINCE_S = 366 * 86_400.0
 FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M"]
 
 
-@click.group(cls=AlertsGroup, short_help="Report the service level of a fleet.")
+@click.group(
+    cls=FailingGroup,
+    failures=FAILURES,
+    unasked=CheckError,
+    short_help="Report the service level of a fleet.",
+)
 def slo() -> None:
     """Report the service level of a fleet."""
 
@@ -45,7 +51,7 @@ def slo() -> None:
 @json_option
 @click.option(
     "--html",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="Write the report to this HTML file as well.",
 )
 @click.option("--fail-on-missed", is_flag=True, help="Exit with 1 if an objective is missed.")

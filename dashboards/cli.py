@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -19,6 +18,7 @@ from dashboards.errors import DashboardsError
 from dashboards.push_cli import provision, push
 from dashboards.settings import DashboardSettings
 from ollama_fleet.generated import GeneratedError
+from ollama_fleet.options import FOLDER, FailingGroup
 
 DEFAULTS = DashboardSettings()
 Command = Callable[..., None]
@@ -29,7 +29,6 @@ def settings_options(command: Command) -> Command:
     cluster = click.option(
         "--cluster-label",
         default=DEFAULTS.cluster_label,
-        show_default=True,
         metavar="LABEL",
         help="Label that distinguishes fleets in one Prometheus; as in the alerts' "
         "prometheus.cluster_label.",
@@ -37,31 +36,23 @@ def settings_options(command: Command) -> Command:
     job = click.option(
         "--job",
         default=DEFAULTS.prometheus_job,
-        show_default=True,
         metavar="NAME",
         help="Scrape job of the exporters; as in prometheus.job.",
     )
     interval = click.option(
         "--scrape-interval",
         default=DEFAULTS.scrape_interval,
-        show_default=True,
         metavar="DURATION",
         help="Scrape interval of that job: shortest step of charts.",
     )
     return cluster(job(interval(command)))
 
 
-class _Group(click.Group):
-    """Turns our errors into click's, for every command alike."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (DashboardsError, GeneratedError) as error:
-            raise click.ClickException(str(error)) from error
-
-
-@click.group(cls=_Group, short_help="Build Grafana dashboards and push them.")
+@click.group(
+    cls=FailingGroup,
+    failures=(DashboardsError, GeneratedError),
+    short_help="Build Grafana dashboards and push them.",
+)
 def dashboards() -> None:
     """Build Grafana dashboards and push them.
 
@@ -84,9 +75,8 @@ def dashboards() -> None:
 @settings_options
 @click.option(
     "--output-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     default=Path("dashboards/out"),
-    show_default=True,
     help="Where to write a *.json for each dashboard.",
 )
 @click.option("--check", "is_check", is_flag=True, help="Write nothing; fail if something differs.")

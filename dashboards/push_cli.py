@@ -21,6 +21,7 @@ from dashboards.grafana import Grafana
 from dashboards.push import IS_WELL, IS_WRITTEN, Result, State, Step
 from dashboards.settings import DashboardSettings
 from dashboards.transport import Transport
+from ollama_fleet.options import FILE, FOLDER, json_option
 
 DEFAULTS = DashboardSettings()
 TOKEN_VARIABLE = "OLLAMA_FLEET_GRAFANA_TOKEN_FILE"  # noqa: S105 - names a file that holds one
@@ -41,28 +42,27 @@ URL_VARIABLE = "OLLAMA_FLEET_GRAFANA_URL"
     "--grafana.token-file",
     "token_file",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     envvar=TOKEN_VARIABLE,
     help=f"File with a token of a service account with the role Editor. [env: {TOKEN_VARIABLE}]",
 )
 @click.option(
     "--grafana.ca-file",
     "ca_file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="CA bundle (PEM) used to verify Grafana, instead of the system's.",
 )
 @click.option(
     "--folder",
     "folder_title",
     default=DEFAULTS.folder,
-    show_default=True,
     metavar="TITLE",
     help="Title of the folder for new dashboards, where it has to be made. Its uid is fixed; "
     "dashboards that are there already stay in their folders.",
 )
 @click.option(
     "--input-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     help="Folder of *.json to push, instead of the dashboards that come with ollama-fleet.",
 )
 @click.option(
@@ -77,7 +77,7 @@ URL_VARIABLE = "OLLAMA_FLEET_GRAFANA_URL"
 @click.option(
     "--diff", "is_diffing", is_flag=True, help="As --dry-run, and show each difference, in JSON."
 )
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@json_option
 def push(
     *,
     wanted: tuple[str, ...],
@@ -134,14 +134,13 @@ def push(
 @click.option(
     "--output-dir",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     help="Provisioning folder of Grafana, or a folder to copy from.",
 )
 @click.option(
     "--prometheus.url",
     "prometheus_url",
     default=DEFAULTS.prometheus_url,
-    show_default=True,
     metavar="URL",
     help="URL of Prometheus, as Grafana reaches it.",
 )
@@ -149,21 +148,18 @@ def push(
     "--alertmanager.url",
     "alertmanager_url",
     default=DEFAULTS.alertmanager_url,
-    show_default=True,
     metavar="URL",
     help="URL of Alertmanager, as Grafana reaches it.",
 )
 @click.option(
     "--scrape-interval",
     default=DEFAULTS.scrape_interval,
-    show_default=True,
     metavar="DURATION",
     help="Scrape interval of the exporters; determines the range of rates.",
 )
 @click.option(
     "--dashboards-path",
     default=DEFAULTS.dashboards_path,
-    show_default=True,
     metavar="PATH",
     help="Folder of the *.json on Grafana's machine: copy dashboards/out there.",
 )
@@ -171,7 +167,6 @@ def push(
     "--folder",
     "folder_title",
     default=DEFAULTS.folder,
-    show_default=True,
     metavar="TITLE",
     help="Title of the folder in Grafana.",
 )

@@ -24,7 +24,7 @@ from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS
 from exporter.unit import systemd as systemd_command
 from ollama_fleet import logs, systemd
 from ollama_fleet.clock import SystemClock
-from ollama_fleet.options import GroupedCommands
+from ollama_fleet.options import FILE, GroupedCommands
 from ollama_fleet.signals import on_hangup
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--config.file",
     "config_file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     envvar=CONFIG_FILE_VARIABLE,
     help="YAML file with settings; keys are the options' names, dots may be nesting.",
 )

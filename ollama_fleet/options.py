@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import click
 
 from ollama_fleet.durations import duration_text, parse_duration_s
 from ollama_fleet.suggestions import did_you_mean
 from ollama_fleet.urls import host_port
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+prometheus_option = click.option(
+    "--prometheus.url", "url", required=True, metavar="URL", help="The live Prometheus."
+)
+T = TypeVar("T")
 
 
 class Choice(click.Choice[str]):
@@ -22,31 +33,41 @@ class Choice(click.Choice[str]):
         return super().get_invalid_choice_message(value, ctx).rstrip(".") + near
 
 
-class Duration(click.ParamType[float]):
-    """A duration such as `90s` or `1h30m`, within bounds, in seconds."""
+class Parsed(click.ParamType[T], Generic[T]):
+    """A text that a function reads; one that it refuses is a wrong option."""
 
-    name = "duration"
+    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+        """Take what `--help` calls the value, and what reads it or raises a ValueError."""
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        """Return what the text means; a default may be that already."""
+        if not isinstance(value, str):
+            read: T = value
+            return read
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Duration(Parsed[float]):
+    """A duration such as `90s` or `1h30m`, within bounds, in seconds."""
 
     def __init__(
         self, least_s: float = 0.001, most_s: float = math.inf, *, is_whole: bool = False
     ) -> None:
         """Take the bounds, and whether it has to be whole seconds."""
+        super().__init__("duration", self._seconds)
         self._least_s = least_s
         self._most_s = most_s
         self._is_whole = is_whole
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the seconds; a default may be given as a number."""
-        if isinstance(value, float):
-            return value
-        try:
-            duration_s = parse_duration_s(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    def _seconds(self, text: str) -> float:
+        duration_s = parse_duration_s(text)
         if fault := self._fault(duration_s):
-            self.fail(f"must be {fault}, got {value}", param, ctx)
+            raise ValueError(f"must be {fault}, got {text}")
         return duration_s
 
     def _fault(self, duration_s: float) -> str:
@@ -95,30 +116,51 @@ class Group(click.Group):
     group_class = type
 
 
-class Address(click.ParamType[tuple[str, int]]):
-    """`host:port` as a pair, for a server that listens where it is named only."""
+class CannotAskError(click.ClickException):
+    """A server gave no answer, which is no verdict on anything."""
 
-    name = "host:port"
+    exit_code = 2
+
+
+class FailingGroup(click.Group):
+    """Commands whose errors are messages; their help shows the defaults of options."""
+
+    def __init__(
+        self,
+        *args: Any,
+        failures: Sequence[type[Exception]],
+        unasked: type[Exception] | None = None,
+        **settings: Any,
+    ) -> None:
+        """Take the errors that end a command with status 1, and the one that ends it with 2."""
+        super().__init__(*args, **settings)
+        self.context_settings.setdefault("show_default", True)
+        self._failures = tuple(failures)
+        self._unasked = unasked
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except self._failures as error:
+            is_unasked = self._unasked is not None and isinstance(error, self._unasked)
+            kind = CannotAskError if is_unasked else click.ClickException
+            raise kind(str(error)) from error
+
+
+class Address(Parsed[tuple[str, int]]):
+    """`host:port` as a pair, for a server that listens where it is named only."""
 
     def __init__(self, example: str) -> None:
         """Take the address that messages give as an example."""
-        self._example = example
+        super().__init__("host:port", partial(_address, example=example))
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        """Return host and port; a host must be named."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            host, port = host_port(str(value), example=self._example)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if not host:
-            self.fail(
-                f"{value!r} names no host: write 127.0.0.1:{port} for this machine only, "
-                f"0.0.0.0:{port} for every address",
-                param,
-                ctx,
-            )
-        return host, port
+
+def _address(text: str, *, example: str) -> tuple[str, int]:
+    host, port = host_port(text, example=example)
+    if not host:
+        raise ValueError(
+            f"{text!r} names no host: write 127.0.0.1:{port} for this machine only, "
+            f"0.0.0.0:{port} for every address"
+        )
+    return host, port

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -30,7 +29,14 @@ from exporter.warehouse.storage import Warehouse
 from ollama_fleet import logs
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.levels import parse_share
-from ollama_fleet.options import Duration
+from ollama_fleet.options import (
+    FILE,
+    Duration,
+    FailingGroup,
+    Parsed,
+    json_option,
+    prometheus_option,
+)
 from ollama_fleet.prometheus import PrometheusClient
 from ollama_fleet.tables import count_text
 
@@ -40,30 +46,12 @@ FORMATS = (".png", ".svg")
 Command = Callable[..., None]
 
 
-class _CannotAsk(click.ClickException):
-    """Prometheus gave no answer."""
-
-    exit_code = 2
-
-
-class _Group(click.Group):
-    """Turns our errors into click's, for every command alike."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except WarehouseError as error:
-            kind = _CannotAsk if isinstance(error, SourceError) else click.ClickException
-            raise kind(str(error)) from error
-
-
 def warehouse_options(command: Command) -> Command:
     """Give a command the options that say where the warehouse is."""
     place = click.option(
         "--warehouse",
         "place",
         default="warehouse",
-        show_default=True,
         metavar="FOLDER_OR_URL",
         help="A folder, or s3://bucket/prefix; its credentials come from the environment, as those "
         "of the AWS command do.",
@@ -78,7 +66,9 @@ def warehouse_options(command: Command) -> Command:
 
 
 @click.group(
-    cls=_Group,
+    cls=FailingGroup,
+    failures=(WarehouseError,),
+    unasked=SourceError,
     short_help="Export hourly roll-ups as Parquet, and find trends and causes in them.",
     context_settings={
         "auto_envvar_prefix": "OLLAMA_FLEET_WAREHOUSE",
@@ -100,14 +90,13 @@ def warehouse() -> None:
 
 
 @warehouse.command("export")
-@click.option("--prometheus.url", "url", required=True, metavar="URL", help="The live Prometheus.")
+@prometheus_option
 @warehouse_options
 @click.option(
     "--since",
     "since_s",
     type=Duration(HOUR_S, MAX_SINCE_S),
     default="365d",
-    show_default=True,
     metavar="DURATION",
     help="How far back to look for hours that the warehouse lacks.",
 )
@@ -116,7 +105,6 @@ def warehouse() -> None:
     "settle_s",
     type=Duration(0.0),
     default="5m",
-    show_default=True,
     metavar="DURATION",
     help="Export an hour this long after its end, when late samples are there.",
 )
@@ -130,7 +118,6 @@ def warehouse() -> None:
 @click.option(
     "--cluster-label",
     default=NAMING.cluster_label,
-    show_default=True,
     metavar="LABEL",
     help="Label that distinguishes fleets in one Prometheus; as in the alerts' "
     "prometheus.cluster_label.",
@@ -138,11 +125,10 @@ def warehouse() -> None:
 @click.option(
     "--hardware-label",
     default=NAMING.hardware_label,
-    show_default=True,
     metavar="LABEL",
     help="Label of the inventory with the hardware; as the exporter's metrics.hardware-label.",
 )
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@json_option
 def export(
     *,
     url: str,
@@ -197,13 +183,10 @@ def _exported_text(done: Exported) -> str:
     )
 
 
-def _share(_: click.Context, __: click.Parameter, text: str) -> float:
-    try:
-        share = parse_share(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
+def _share(text: str) -> float:
+    share = parse_share(text)
     if not 0 < share < 1:
-        raise click.BadParameter("must be above 0% and below 100%")
+        raise ValueError("must be above 0% and below 100%")
     return share
 
 
@@ -221,7 +204,6 @@ def _pictures(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) ->
     "since_s",
     type=Duration(DAY_S),
     default="365d",
-    show_default=True,
     metavar="DURATION",
     help="How far back to look from the last day of the warehouse.",
 )
@@ -229,8 +211,7 @@ def _pictures(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) ->
     "--replace-below",
     "share",
     default="90%",
-    show_default=True,
-    callback=_share,
+    type=Parsed("share", _share),
     metavar="SHARE",
     help="Replace hardware when its speed is down to this share of new.",
 )
@@ -239,7 +220,7 @@ def _pictures(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) ->
     "pictures",
     multiple=True,
     callback=_pictures,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="Draw the trend into this file, .png or .svg. Repeatable.",
 )
 @click.option("--json", "is_json", is_flag=True, help="Print JSON, with every node.")
@@ -296,8 +277,7 @@ class Outliers(StrEnum):
 @click.option(
     "--slow-below",
     default="85%",
-    show_default=True,
-    callback=_share,
+    type=Parsed("share", _share),
     metavar="SHARE",
     help="An instance is slow below this share of the median speed of its peers: same model, "
     "engine and hardware.",
@@ -305,12 +285,11 @@ class Outliers(StrEnum):
 @click.option(
     "--failing-below",
     default="99%",
-    show_default=True,
-    callback=_share,
+    type=Parsed("share", _share),
     metavar="SHARE",
     help="An instance fails below this uptime.",
 )
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@json_option
 def explain_outliers(
     *,
     place: str,

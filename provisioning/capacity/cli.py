@@ -10,14 +10,20 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ollama_fleet.levels import parse_positive_share
-from ollama_fleet.options import Duration
+from ollama_fleet.options import (
+    FILE,
+    Duration,
+    FailingGroup,
+    Parsed,
+    json_option,
+    prometheus_option,
+)
 from ollama_fleet.sizes import parse_size_bytes
 from provisioning.capacity import data, live, report, sizing
 from provisioning.capacity.data import Hardware, Quantisation
@@ -42,21 +48,6 @@ class Amount(click.FloatRange):
         if number != number:
             self.fail("must be a number, got nan", param, ctx)
         return number
-
-
-class Parsed(click.ParamType[Any]):
-    """A text that a function of ours reads."""
-
-    def __init__(self, name: str, parse: Callable[[Any], Any]) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return what the text means."""
-        try:
-            return self._parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 def positive_size(text: str) -> int:
@@ -85,24 +76,12 @@ def label_name(text: str) -> str:
     return text
 
 
-class _Refusal(click.ClickException):
-    """Prometheus gave no answer."""
-
-    exit_code = 2
-
-
-class _Group(click.Group):
-    """Turns our errors into click's, for every command alike."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except CapacityError as error:
-            kind = _Refusal if isinstance(error, CannotAskError) else click.ClickException
-            raise kind(str(error)) from error
-
-
-@click.group(cls=_Group, short_help="Plan the capacity and the costs of a fleet.")
+@click.group(
+    cls=FailingGroup,
+    failures=(CapacityError,),
+    unasked=CannotAskError,
+    short_help="Plan the capacity and the costs of a fleet.",
+)
 def capacity() -> None:
     """Plan the capacity and the costs of a fleet.
 
@@ -123,7 +102,6 @@ def capacity() -> None:
     "--reserved-memory",
     type=Parsed("size", parse_size_bytes),
     default="8GB",
-    show_default=True,
     help="Memory of a node that instances do not get.",
 )
 @click.option(
@@ -131,9 +109,7 @@ def capacity() -> None:
 )
 @click.option("--price-per-month", type=Amount(), help="Price of a node, in dollars.")
 @click.option("--model", "model_name", metavar="NAME", help="Model in the data.")
-@click.option(
-    "--quantisation", default="q4_0", show_default=True, help="Quantisation of the model."
-)
+@click.option("--quantisation", default="q4_0", help="Quantisation of the model.")
 @click.option(
     "--tokens-per-second", type=Amount(), help="Speed of an instance that generates alone."
 )
@@ -152,7 +128,6 @@ def capacity() -> None:
     "--peak-factor",
     type=Amount(1),
     default=3.0,
-    show_default=True,
     help="Demand: rate at peak, divided by the mean rate of the day.",
 )
 @click.option(
@@ -160,21 +135,18 @@ def capacity() -> None:
     "wait_s",
     type=Duration(0.0),
     default="0s",
-    show_default=True,
     help="Demand: how long an instance is busy before it generates.",
 )
 @click.option(
     "--max-refused",
     type=SHARE,
     default="0.1%",
-    show_default=True,
     help="Demand: share of the requests at peak that may find no free instance.",
 )
 @click.option(
     "--spare-nodes",
     type=click.IntRange(0, 1_000_000),
     default=0,
-    show_default=True,
     help="Nodes that may be lost.",
 )
 @click.option("--nodes", "given_nodes", type=COUNT, help="Judge this number of nodes.")
@@ -184,10 +156,10 @@ def capacity() -> None:
 @click.option(
     "--data",
     "file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="YAML file with further hardware and models.",
 )
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@json_option
 def plan(*, is_json: bool, file: Path | None, **given: Any) -> None:
     """Compute how many nodes a fleet needs, what binds, and what it costs.
 
@@ -271,13 +243,12 @@ def _demand(given: dict[str, Any]) -> Demand | None:
 
 
 @capacity.command("live")
-@click.option("--prometheus.url", "url", required=True, metavar="URL", help="The live Prometheus.")
+@prometheus_option
 @click.option(
     "--since",
     "since_s",
     type=Duration(live.LEAST_SINCE_S, live.MOST_SINCE_S),
     default="28d",
-    show_default=True,
     help="How far back to look: at most 84d; a trend takes 22d.",
 )
 @click.option("--cluster", metavar="NAME", help="Which fleet, where Prometheus has several.")
@@ -285,10 +256,9 @@ def _demand(given: dict[str, Any]) -> Demand | None:
     "--cluster-label",
     type=Parsed("label", label_name),
     default="cluster",
-    show_default=True,
     help="Label that tells fleets apart.",
 )
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@json_option
 def live_command(
     *, url: str, since_s: float, cluster: str | None, cluster_label: str, is_json: bool
 ) -> None:

@@ -20,7 +20,7 @@ import click
 import msgspec
 
 from ollama_fleet.durations import duration_text
-from ollama_fleet.options import Duration
+from ollama_fleet.options import FILE, Duration
 from ollama_fleet.tables import count_text
 from ollama_fleet.tokens import TokenFileError, first_token
 from provisioning.api.routes import Details
@@ -75,7 +75,6 @@ def shown(text: str) -> str:
 # Options
 
 
-json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 yes_option = click.option(
     "--yes", "is_agreed", is_flag=True, help="Do not ask before instances are stopped or changed."
 )
@@ -118,7 +117,7 @@ def _client_options(command: Callable[..., None]) -> Callable[..., None]:
     token = click.option(
         TOKEN_OPTION,
         "token_path",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=FILE,
         default=token_file,
         show_default=f"{STATE}/provisioner.token",
         envvar=f"{PREFIX}PROVISIONER_TOKEN_FILE",

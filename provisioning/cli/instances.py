@@ -12,9 +12,9 @@ import click
 import msgspec
 
 from ollama_fleet.colours import red
-from ollama_fleet.options import Choice, Group
+from ollama_fleet.options import Choice, Group, json_option
 from provisioning.api.routes import Details, InstanceDocument
-from provisioning.cli.common import ended_by_ctrl_c, json_option, with_client
+from provisioning.cli.common import ended_by_ctrl_c, with_client
 from provisioning.cli.completion import completing
 from provisioning.cli.events import event_line, following
 from provisioning.cli.instance_logs import log_file, print_log

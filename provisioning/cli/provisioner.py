@@ -17,7 +17,7 @@ import msgspec
 from ollama_fleet import logs
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.colours import red
-from ollama_fleet.options import Group
+from ollama_fleet.options import Group, json_option
 from ollama_fleet.signals import on_hangup
 from ollama_fleet.systemd import notify
 from ollama_fleet.tables import count_text, table
@@ -29,7 +29,6 @@ from provisioning.cli.common import (
     age_text,
     agree,
     ask,
-    json_option,
     show_plan,
     shown,
     wait_for,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from ollama_fleet.logs import FORMATS, LEVELS
-from ollama_fleet.options import Choice, Duration
+from ollama_fleet.options import FILE, FOLDER, Choice, Duration
 from ollama_fleet.urls import host_port
 from provisioning.api.server import MAX_CONNECTIONS
 from provisioning.app import Settings, is_everywhere
@@ -20,8 +19,6 @@ from provisioning.store.etcd.access import Credentials
 
 VARIABLE_PREFIX = "OLLAMA_FLEET_PROVISIONER_"
 LISTEN_ADDRESS = "127.0.0.1:8080"
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 class Option(NamedTuple):

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 
 import click
 
+from ollama_fleet.options import FOLDER
 from ollama_fleet.units import CONFIG_DIR, N_FILES, RUNNING, executable, unit_command
 from provisioning.errors import SpecError
 from provisioning.runtime import node_setup
@@ -59,7 +60,7 @@ WantedBy=multi-user.target
 
 output_option = click.option(
     "--output-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     required=True,
     help="Folder that gets the files; it stands for the machine's root.",
 )

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from ollama_fleet.options import Duration
+from ollama_fleet.options import FOLDER, Duration
 from provisioning.demo import app
 from provisioning.demo.errors import DemoError
 from provisioning.demo.plan import Settings
@@ -73,7 +73,7 @@ def port_option(name: str, default: int) -> Callable[[Command], Command]:
 )
 @click.option(
     "--run-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     show_default=".demo here, or a temporary folder",
     help="Folder for logs, configuration and data: a new or empty one, or that of an earlier run, "
     "whose files are replaced.",

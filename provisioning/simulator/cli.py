@@ -16,7 +16,7 @@ import uvloop
 from click.core import ParameterSource
 
 from ollama_fleet import logs
-from ollama_fleet.options import Address, Choice, Duration, GroupedCommand
+from ollama_fleet.options import FILE, Address, Choice, Duration, GroupedCommand, Parsed
 from ollama_fleet.tables import count_text
 from ollama_fleet.tokens import TokenFileError
 from provisioning.simulator.app import (
@@ -33,80 +33,47 @@ from provisioning.simulator.faults import Fault, parse_fault
 from provisioning.simulator.spec import FleetSpec, Hardware, InventoryEngine, Mode, address_of
 
 
-class Weights(click.ParamType[tuple[tuple[Hardware, int], ...]]):
-    """`KIND=WEIGHT,...` as pairs of hardware and weight."""
+def weights(text: str) -> tuple[tuple[Hardware, int], ...]:
+    """Read `kind=weight,...`.
 
-    name = "kind=weight,..."
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[tuple[Hardware, int], ...]:
-        """Read the pairs, or say which one is wrong."""
-        if isinstance(value, tuple):
-            return value
-        return tuple(self._pair(pair, param, ctx) for pair in str(value).split(","))
-
-    def _pair(
-        self, pair: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Hardware, int]:
-        kind, _, weight = pair.partition("=")
-        try:
-            return Hardware(kind.strip()), int(weight or 1)
-        except ValueError:
-            kinds = ", ".join(Hardware)
-            self.fail(f"{pair!r} is no KIND=WEIGHT with one of the kinds {kinds}", param, ctx)
+    Raises:
+        ValueError: One of the pairs is none.
+    """
+    return tuple(_weight(pair) for pair in text.split(","))
 
 
-class FaultParam(click.ParamType[Fault]):
-    """`kind:key=value,...` as a Fault."""
-
-    name = "kind:key=value,..."
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Fault:
-        """Read the fault, or say everything that is wrong with it."""
-        if isinstance(value, Fault):
-            return value
-        try:
-            return parse_fault(str(value))
-        except FaultError as error:
-            self.fail(f"{value!r}: {error}", param, ctx)
+def _weight(pair: str) -> tuple[Hardware, int]:
+    kind, _, weight = pair.partition("=")
+    try:
+        return Hardware(kind.strip()), int(weight or 1)
+    except ValueError:
+        kinds = ", ".join(Hardware)
+        raise ValueError(f"{pair!r} is no KIND=WEIGHT with one of the kinds {kinds}") from None
 
 
-class Ports(click.ParamType[range]):
-    """`first-last` as a range that has both."""
-
-    name = "first-last"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> range:
-        """Read the range, or say what is wrong with it."""
-        if isinstance(value, range):
-            return value
-        first, _, last = str(value).partition("-")
-        if not first.isdecimal() or not last.isdecimal():
-            self.fail(f"{value!r} is no range of ports such as 20000-20099", param, ctx)
-        if not 1 <= int(first) <= int(last) <= 65_535:
-            self.fail(f"{value!r}: ports go from 1 to 65535, the first one first", param, ctx)
-        return range(int(first), int(last) + 1)
+def _fault(text: str) -> Fault:
+    try:
+        return parse_fault(text)
+    except FaultError as error:
+        raise ValueError(f"{text!r}: {error}") from error
 
 
-class KeepAlive(click.ParamType[float]):
-    """Seconds or a duration such as `5m`, as OLLAMA_KEEP_ALIVE; below 0 means for ever."""
+def _ports(text: str) -> range:
+    """Read `first-last` as a range that has both."""
+    first, _, last = text.partition("-")
+    if not first.isdecimal() or not last.isdecimal():
+        raise ValueError(f"{text!r} is no range of ports such as 20000-20099")
+    if not 1 <= int(first) <= int(last) <= 65_535:
+        raise ValueError(f"{text!r}: ports go from 1 to 65535, the first one first")
+    return range(int(first), int(last) + 1)
 
-    name = "duration"
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Read the duration, or say what is wrong with it."""
-        text = str(value)
-        try:
-            return keep_alive_s(int(text) if WHOLE_NUMBER.fullmatch(text) else text) or 0.0
-        except ValueError as error:
-            self.fail(f"{error}; write seconds, 5m, or -1", param, ctx)
+def _keep_alive_s(text: str) -> float:
+    """Read seconds or a duration such as `5m`, as OLLAMA_KEEP_ALIVE; below 0 means for ever."""
+    try:
+        return keep_alive_s(int(text) if WHOLE_NUMBER.fullmatch(text) else text) or 0.0
+    except ValueError as error:
+        raise ValueError(f"{error}; write seconds, 5m, or -1") from error
 
 
 WHOLE_NUMBER = re.compile(r"-?\d+")
@@ -116,7 +83,6 @@ MEANINGLESS_WHILE_HOSTING = (
     *("instances", "nodes", "ollama_share", "listen_port", "inventory", "fault"),
 )
 """Options that say which instances there are from the start, where there are none."""
-FILE = click.Path(dir_okay=False, path_type=Path)
 PORT = click.IntRange(0, 65_535)
 HELP = """Run a fleet of simulated LLM servers on this machine, all in one process.
 
@@ -208,7 +174,9 @@ faults; node_gone: the node's containers are dead, and the control API answers 5
     help="Share of the instances that is stock Ollama, in a fleet of another mode.",
 )
 @click.option("--seed", default=1, help="Equal seeds give equal fleets.")
-@click.option("--hardware", type=Weights(), default="epyc-9654=1", help=HARDWARE_HELP)
+@click.option(
+    "--hardware", type=Parsed("kind=weight,...", weights), default="epyc-9654=1", help=HARDWARE_HELP
+)
 @click.option("--listen-port", type=PORT, default=11450, help="Of all instances; 0: any.")
 @click.option("--article-metrics", is_flag=True, help="Give the three required metrics only.")
 @click.option("--request-histogram", is_flag=True, help="Give request durations too (large).")
@@ -223,7 +191,7 @@ faults; node_gone: the node's containers are dead, and the control API answers 5
 )
 @click.option(
     "--keep-alive",
-    type=KeepAlive(),
+    type=Parsed("duration", _keep_alive_s),
     default="5m",
     help="How long a model stays loaded after a request that does not say; -1: for ever.",
 )
@@ -234,10 +202,15 @@ faults; node_gone: the node's containers are dead, and the control API answers 5
     default="mode",
     help="The engine that the inventory names: the mode's own, or auto.",
 )
-@click.option("--fault", type=FaultParam(), multiple=True, help="To begin with; repeatable.")
+@click.option(
+    "--fault",
+    type=Parsed("kind:key=value,...", _fault),
+    multiple=True,
+    help="To begin with; repeatable.",
+)
 @click.option(
     "--host-containers",
-    type=Ports(),
+    type=Parsed("first-last", _ports),
     help="Start without instances; a provisioner creates containers on these ports.",
 )
 @click.option(
