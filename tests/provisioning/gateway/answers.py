@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 END = None
 """In a script: the body ends as it should."""
-Script = Sequence[bytes | float | None]
-"""Pieces of a body, pauses in seconds, and END; without END the instance breaks it off."""
+Script = Sequence[bytes | float | threading.Event | None]
+"""Pieces of a body, pauses in seconds or until an event, and END; without END the instance breaks
+it off."""
 
 HEAD = b"HTTP/1.1 %d OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n%s\r\n"
 NDJSON = b"application/x-ndjson"
@@ -79,6 +80,8 @@ def _play(connection: socket.socket, script: Script) -> bool:
             return True
         if isinstance(piece, float):
             time.sleep(piece)
+        elif isinstance(piece, threading.Event):
+            piece.wait()
         elif piece:
             connection.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
     return False

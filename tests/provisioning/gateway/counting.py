@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from provisioning.gateway.nginx import Nginx
 from tests.conftest import program
@@ -56,7 +59,7 @@ def configuration(port: int, folder: Path, nginx: Nginx, *, answer_s: float) -> 
     temporary = "\n".join(f"{name}_temp_path {folder}/{name};" for name in TEMPORARY)
     return f"""
 daemon off;
-worker_processes 1;
+master_process off; # so that no worker outlives the process that a test kills
 pid {folder}/nginx.pid;
 worker_rlimit_nofile 60000;
 {modules}
@@ -150,6 +153,21 @@ class Wrk:
         )
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def stopped(self) -> Load:
+        """End the load, and return what it saw."""
+        while self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)  # lost on a program that does not sleep yet
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1)
+        return self.result()
+
     def result(self) -> Load:
         """Return what it saw, when it has ended."""
         output, _ = self._process.communicate()
@@ -159,7 +177,8 @@ class Wrk:
 
 def load(url: str, folder: Path, *, connections: int, seconds: int, threads: int = 1) -> Load:
     """Send requests for some seconds, and return what came of them."""
-    return Wrk(url, folder, connections=connections, seconds=seconds, threads=threads).result()
+    with Wrk(url, folder, connections=connections, seconds=seconds, threads=threads) as wrk:
+        return wrk.result()
 
 
 def excess(

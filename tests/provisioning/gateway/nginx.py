@@ -42,9 +42,10 @@ class Listed:
     node: str = "n1"
 
 
-def upstreams(instances: Sequence[Listed]) -> bytes:
-    """Return the list as the exporter serves it."""
+def upstreams(instances: Sequence[Listed], *further_models: str) -> bytes:
+    """Return the list as the exporter serves it; no instance has the further models."""
     models = sorted({m for one in instances for m in (*one.loaded, *one.installed)})
+    models += further_models
     nodes = sorted({one.node for one in instances})
     rows = [
         [
@@ -129,10 +130,15 @@ class Gateway:
         return ask(self.url + path, body, headers)
 
     def use(self, instances: Sequence[Listed]) -> None:
-        """Let the gateway use another list."""
-        self.source.body = upstreams(instances)
-        self.source.wait_read()
-        time.sleep(0.3)  # each worker has looked
+        """Let every worker of the gateway use another list."""
+        mark = f"list-{self.source.n_read}"
+        self.source.body = upstreams(instances, mark)
+        # The kernel chooses the worker of each connection: so many in a row are those of all.
+        wait_until(lambda: all(mark in self.models() for _ in range(30)))
+
+    def models(self) -> list[str]:
+        """Return the models that the worker knows which is asked."""
+        return [one["id"] for one in json.loads(self.ask("/v1/models")[2])["data"]]
 
     def reload(self) -> None:
         """Let new workers take over."""
@@ -209,7 +215,7 @@ def running_nginx(folder: Path, source: Source, **sections: Any) -> Iterator[Gat
     of_nginx = {"user": user, "state_dir": str(state), "workers": 2}
     given = {
         "listen": listen,
-        "upstreams": {"sources": [source.url], "refresh": "100ms"},
+        "upstreams": {"sources": [source.url], "refresh": "100ms", "timeout": "60s"},
         **sections,
         "nginx": of_nginx | sections.get("nginx", {}),
     }

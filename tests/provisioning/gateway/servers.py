@@ -24,7 +24,9 @@ class Server:
     def __init__(self) -> None:
         self.status = 200
         self.pause_s = 0.0
-        """Before its answer."""
+        """Before its answer, and after each object of a stream."""
+        self.go_on = threading.Event()
+        """Ends all pauses."""
         self.raw: bytes | None = None
         """What it answers instead, before it closes the connection; empty: it just closes."""
         self.headers: dict[str, str] = {}
@@ -69,13 +71,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.of.bodies.append(body)
         self.of.heads.append(dict(self.headers))
         if self.of.raw is not None:
-            time.sleep(self.of.pause_s)
+            self.of.go_on.wait(self.of.pause_s)
             self.wfile.write(self.of.raw)
             self.close_connection = True
         elif b'"stream": true' in body:
             self._stream()
         else:
-            time.sleep(self.of.pause_s)
+            self.of.go_on.wait(self.of.pause_s)
             self._send(json.dumps({"port": self.of.port, "done": True}).encode())
 
     def _send(self, text: bytes) -> None:
@@ -96,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
             for chunk in self.of.chunks():
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
                 self.wfile.flush()
-                time.sleep(self.of.pause_s)
+                self.of.go_on.wait(self.of.pause_s)
             self.wfile.write(b"0\r\n\r\n")
         except OSError:
             self.of.n_left += 1

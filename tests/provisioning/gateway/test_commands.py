@@ -54,7 +54,7 @@ def check(folder: Path, **sections: object) -> Result:
 def test_check_says_what_the_first_source_that_answers_lists(tmp_path: Path) -> None:
     with Source(upstreams([Listed(1), Listed(2, loaded=("qwen3:4b",))])) as source:
         sources = ["http://127.0.0.1:1/upstreams", source.url]
-        result = check(tmp_path, upstreams={"sources": sources})
+        result = check(tmp_path, upstreams={"sources": sources, "timeout": "100s"})
 
     assert (0, f"ok instances=2 models=2 source={source.url}\n") == (
         result.exit_code,
@@ -66,7 +66,7 @@ def test_check_says_everything_that_is_wrong(tmp_path: Path) -> None:
     with Source(b'{"format": 2}') as source:
         result = check(
             tmp_path,
-            upstreams={"sources": ["http://127.0.0.1:1/x", source.url]},
+            upstreams={"sources": ["http://127.0.0.1:1/x", source.url], "timeout": "100s"},
             listen={"tls_certificate": "/no/chain.pem", "tls_key": "/no/key.pem"},
         )
 

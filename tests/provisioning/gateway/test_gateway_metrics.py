@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import os
 import signal
 import threading
@@ -30,6 +31,7 @@ LAST = (
     '"eval_duration":1000000}'
 )
 ANSWER = (lines(LAST), END)
+BUCKETS = "request_duration_seconds_bucket"
 
 
 @contextmanager
@@ -87,6 +89,8 @@ def test_counters_survive_reloads_and_killed_workers(tmp_path: Path) -> None:
         wait_until(lambda: len(workers := {*gateway.workers()}) == 2 and not workers & first)
         send(gateway, 40)
         wait_total(gateway, 80)
+        wait_total(gateway, 80, "request_duration_seconds_count")
+        wait_total(gateway, 240, "generated_tokens_total")
         victim = gateway.workers()[0]
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: len(workers := gateway.workers()) == 2 and victim not in workers)
@@ -103,14 +107,18 @@ def test_counters_survive_reloads_and_killed_workers(tmp_path: Path) -> None:
 
 def test_an_answer_that_ends_after_a_reload_is_counted(tmp_path: Path) -> None:
     """By the old worker, in which no timer runs any more."""
-    instance = Instance((b"{", 1.5, lines(LAST[1:]), END))
+    is_reloaded = threading.Event()
+    instance = Instance((b"{", is_reloaded, lines(LAST[1:]), END))
 
     with gateway_of(tmp_path, instance) as gateway:
         client = threading.Thread(target=send, args=(gateway, 1))
         client.start()
         wait_until(lambda: instance.n_requests)
         assert 1 == samples(gateway).total("requests_in_flight")
+        old = {*gateway.workers()}
         gateway.reload()
+        wait_until(lambda: len(old & {*gateway.workers()}) == 1)
+        is_reloaded.set()
         client.join()
         wait_total(gateway, 1)
         assert 3 == samples(gateway).total("generated_tokens_total")
@@ -118,17 +126,21 @@ def test_an_answer_that_ends_after_a_reload_is_counted(tmp_path: Path) -> None:
 
 def test_a_histogram_counts_each_duration_in_its_bucket(tmp_path: Path) -> None:
     instance = Instance(ANSWER, (0.11, *ANSWER), (0.3, *ANSWER))
+    durations_s: list[float] = []
 
     with gateway_of(tmp_path, instance) as gateway:
-        send(gateway, 3)
-        wait_total(gateway, 3)
-        buckets = samples(gateway).by("le", "request_duration_seconds_bucket")
+        for n in range(1, 4):
+            send(gateway, 1)
+            wait_total(gateway, n)
+            wait_total(gateway, n, "request_duration_seconds_count")
+            found = samples(gateway)
+            whole_s = found.total("request_duration_seconds_sum")
+            durations_s.append(whole_s - sum(durations_s))
 
-    counts = list(buckets.values())
-    assert sorted(counts) == counts
-    assert 3 == counts[-1] == buckets["+Inf"]
-    assert 1 == buckets["0.1"]
-    assert 2 == buckets["0.25"]
+    assert [0.0, 0.1, 0.3] <= [round(one, 1) for one in durations_s]
+    assert {str(float(le)): float(n) for le, n in found.by("le", BUCKETS).items()} == {
+        str(le): float(sum(one <= le for one in durations_s)) for le in (*BOUNDARIES_S, math.inf)
+    }
 
 
 def test_names_may_hold_any_character(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,14 +46,17 @@ def head(length: int) -> bytes:
 
 
 def test_a_stream_arrives_piece_by_piece(server: Server, gateway: Gateway) -> None:
-    server.pause_s = 0.3
+    """The server sends the second one once the client has the first."""
+    server.pause_s = 600.0
     body = json.dumps(ASK | {"stream": True}).encode()
     request = urllib.request.Request(gateway.url + "/api/generate", body)
     with urllib.request.urlopen(request, timeout=60) as answer:
-        times_s = [time.monotonic() for _ in answer]
+        first = answer.readline()
+        server.go_on.set()
+        others = answer.readlines()
 
-    assert 3 == len(times_s)
-    assert times_s[2] - times_s[0] > 0.3
+    assert b'"0"' in first
+    assert 2 == len(others)
 
 
 def test_a_client_that_leaves_stops_the_instance(server: Server, gateway: Gateway) -> None:
@@ -197,12 +199,20 @@ def test_slow_clients_are_left_and_do_not_hold_up_others(server: Server, tmp_pat
         with connection(gateway) as in_head, connection(gateway) as in_body:
             in_head.sendall(b"POST /api/generate HT")
             in_body.sendall(head(1000) + b'{"model"')
-            assert 200 == gateway.ask("/api/generate", ASK)[0]
+            wait_until(lambda: _is_answered(gateway))
             answers = [_answer(in_head), _answer(in_body)]
 
     assert b"" == answers[0]
     assert answers[1] == b"" or answers[1].startswith(b"HTTP/1.1 408")
     assert 1 == server.n_requests
+
+
+def _is_answered(gateway: Gateway) -> bool:
+    """Ask; say whether the machine was fast enough not to be left as well."""
+    try:
+        return gateway.ask("/api/generate", ASK)[0] == 200
+    except OSError:
+        return False
 
 
 def _answer(client: socket.socket) -> bytes:

@@ -11,16 +11,16 @@ from click.testing import CliRunner
 
 from provisioning.gateway.cli import gateway as command
 from tests.ports import free_port
-from tests.provisioning.gateway.nginx import MODEL, Gateway, Listed, running_gateway
+from tests.provisioning.gateway.nginx import MODEL, Gateway, Listed, running_gateway, wait_until
 from tests.provisioning.gateway.series import wait_total
 from tests.provisioning.gateway.servers import Server, running_servers
 
 pytestmark = pytest.mark.slow
 
 ASK = {"model": MODEL, "prompt": "Why?", "stream": False}
-ROOM = {"rate": 0.01, "concurrency": 10}
+ROOM = {"rate": 1 / 3000, "concurrency": 10}
 """A client may have its answer before the gateway has the place free again."""
-PLENTY = {"default": {"rate": 1000, "burst": 1000}}
+PLENTY = {"default": {"rate": 1000, "burst": 1000, "concurrency": 10}}
 OTHER = "qwen3:4b"
 
 
@@ -43,7 +43,7 @@ def ask(gateway: Gateway, n: int, **changes: object) -> list[int]:
 
 
 def test_requests_take_turns(servers: list[Server], tmp_path: Path) -> None:
-    with running_gateway(tmp_path, listed(servers)) as gateway:
+    with running_gateway(tmp_path, listed(servers), limits=PLENTY) as gateway:
         answers = ask(gateway, 6)
 
     assert [200] * 6 == answers
@@ -86,7 +86,7 @@ def test_a_refused_connection_leads_to_the_next_instance_and_is_not_tried_again_
         tmp_path,
         [*listed(servers), Listed(free_port())],
         limits=PLENTY,
-        ejection={"refused": "60s"},
+        ejection={"refused": "1h"},
     ) as gateway:
         answers = ask(gateway, 40)
         found = wait_total(gateway, 40)
@@ -98,7 +98,7 @@ def test_a_refused_connection_leads_to_the_next_instance_and_is_not_tried_again_
 def test_a_busy_instance_leads_to_the_next_one(servers: list[Server], tmp_path: Path) -> None:
     servers[0].status = 503
     with running_gateway(
-        tmp_path, listed(servers), limits=PLENTY, ejection={"busy": "60s"}
+        tmp_path, listed(servers), limits=PLENTY, ejection={"busy": "1h"}
     ) as gateway:
         answers = ask(gateway, 10)
 
@@ -128,14 +128,17 @@ def test_a_generation_that_takes_too_long_is_not_tried_again(
     servers: list[Server], tmp_path: Path
 ) -> None:
     for server in servers:
-        server.pause_s = 60.0
+        server.pause_s = 600.0
     with running_gateway(
         tmp_path, listed(servers), requests={"answer_timeout": "300ms"}
     ) as gateway:
         status, _, body = gateway.ask("/api/generate", ASK)
+        wait_until(lambda: sum(counts(servers)) > 0)
+        found = wait_total(gateway, 1)
 
     assert (504, b'{"error":"the instance did not answer in time"}\n') == (status, body)
     assert 1 == sum(counts(servers))
+    assert 0 == found.total("retries_total")
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
@@ -165,7 +168,7 @@ def test_an_ejected_instance_is_better_than_none(tmp_path: Path) -> None:
     with running_servers(1) as (server,):
         server.status = 503
         with running_gateway(
-            tmp_path, [Listed(server.port)], limits=PLENTY, ejection={"busy": "60s"}
+            tmp_path, [Listed(server.port)], limits=PLENTY, ejection={"busy": "1h"}
         ) as gateway:
             ask(gateway, 1)
             server.status = 200
@@ -206,7 +209,7 @@ def test_an_instance_that_is_listed_again_has_not_forgotten_its_requests(
     servers: list[Server], tmp_path: Path
 ) -> None:
     """One that took its place meanwhile begins with none."""
-    limits = {"default": {"rate": 0.01, "burst": 1}}
+    limits = {"default": ROOM | {"burst": 1}}
     with running_gateway(
         tmp_path, listed(servers), limits=limits, requests={"wait": "0"}
     ) as gateway:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,8 +149,9 @@ def test_a_source_that_hangs_does_not_hold_up_requests(
     servers: list[Server], tmp_path: Path
 ) -> None:
     with running_gateway(tmp_path, [Listed(servers[0].port)], limits=PLENTY) as gateway:
-        gateway.source.pause_s = 60.0
-        time.sleep(0.3)
+        gateway.source.pause_s = 600.0
+        before = gateway.source.n_read
+        wait_until(lambda: gateway.source.n_read > before)
 
         assert [200] * 20 == [gateway.ask("/api/generate", ASK)[0] for _ in range(20)]
         gateway.source.pause_s = 0.0
