@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboards.choices import CANARY
 from dashboards.kit import fields
-from dashboards.kit.board import Section, row
+from dashboards.kit.board import Section, row, section
 from dashboards.kit.panels import Panel, PanelText, Query, chart
 from dashboards.queries import models, pipeline
 from dashboards.queries.selectors import Selectors
@@ -39,7 +39,7 @@ OF_MODELS = (
 def of_models(select: Selectors) -> Section:
     """Return the charts of the exporter's own requests."""
     panels = (_of_model(select, *one) for one in OF_MODELS)
-    return Section("Canaries", (row(8, *((6, panel) for panel in panels)),))
+    return section("Canaries", row(8, *panels))
 
 
 def _of_model(select: Selectors, series: catalogue.Series, what: str, meaning: str) -> Panel:
@@ -55,16 +55,8 @@ def _of_model(select: Selectors, series: catalogue.Series, what: str, meaning: s
 
 def cost(select: Selectors) -> Section:
     """Return the charts of what canaries found, and what they cost the fleet."""
-    return Section(
-        "Canaries",
-        (
-            row(
-                8,
-                (8, _canary_results(select)),
-                (8, _canary_cost(select)),
-                (8, _canary_seconds(select)),
-            ),
-        ),
+    return section(
+        "Canaries", row(8, _canary_results(select), _canary_cost(select), _canary_seconds(select))
     )
 
 

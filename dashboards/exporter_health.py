@@ -5,7 +5,7 @@ from __future__ import annotations
 from dashboards import canaries, choices, pipeline_health
 from dashboards.choices import Uid
 from dashboards.kit import colours, controls, fields
-from dashboards.kit.board import Board, Section, row
+from dashboards.kit.board import Board, Section, row, section
 from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, stat, table
 from dashboards.queries import pipeline
 from dashboards.queries.selectors import Selectors
@@ -27,9 +27,9 @@ def dashboard(settings: DashboardSettings) -> Board:
         variables=_variables(settings, select),
         annotations=choices.event_annotations(select)[:2],
         sections=(
-            Section("", (row(4, *((4, panel) for panel in _key_numbers(select))),)),
-            Section("Exporters", (row(7, (24, _exporters(select))),)),
-            Section("Configuration", (row(5, (24, _reloads(select))),)),
+            section("", row(4, *_key_numbers(select))),
+            section("Exporters", row(7, _exporters(select))),
+            section("Configuration", row(5, _reloads(select))),
             _polls(select),
             _inventory(select),
             canaries.cost(select),
@@ -198,17 +198,10 @@ def _reloads(select: Selectors) -> Panel:
 
 def _polls(select: Selectors) -> Section:
     """Return the charts of polls."""
-    return Section(
+    return section(
         "Polls",
-        (
-            row(8, (8, _cycles(select)), (8, _duration(select)), (8, _lateness(select))),
-            row(
-                8,
-                (8, _outcomes(select)),
-                (8, _outcomes_of_failures(select)),
-                (8, _error_ratio(select)),
-            ),
-        ),
+        row(8, _cycles(select), _duration(select), _lateness(select)),
+        row(8, _outcomes(select), _outcomes_of_failures(select), _error_ratio(select)),
     )
 
 
@@ -310,9 +303,8 @@ GOOD = {"0": ("failing", colours.BAD), "1": ("good", colours.GOOD)}
 
 def _inventory(select: Selectors) -> Section:
     """Return the charts and the table of sources."""
-    return Section(
-        "Inventory",
-        (row(8, (8, _inventory_age(select)), (8, _inventory_size(select)), (8, _sources(select))),),
+    return section(
+        "Inventory", row(8, _inventory_age(select), _inventory_size(select), _sources(select))
     )
 
 
@@ -360,17 +352,9 @@ def _sources(select: Selectors) -> Panel:
 
 def _exposition(select: Selectors) -> Section:
     """Return the charts of the page that Prometheus scrapes."""
-    return Section(
+    return section(
         "Exposition",
-        (
-            row(
-                8,
-                (6, _samples(select)),
-                (6, _exposition_age(select)),
-                (6, _cost(select)),
-                (6, _refused(select)),
-            ),
-        ),
+        row(8, _samples(select), _exposition_age(select), _cost(select), _refused(select)),
     )
 
 
@@ -441,9 +425,8 @@ def _refused(select: Selectors) -> Panel:
 
 def _processes(select: Selectors) -> Section:
     """Return the charts of the processes."""
-    return Section(
-        "Processes of the exporters",
-        (row(7, (8, _cpu(select)), (8, _memory(select)), (8, _descriptors(select))),),
+    return section(
+        "Processes of the exporters", row(7, _cpu(select), _memory(select), _descriptors(select))
     )
 
 

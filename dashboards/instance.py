@@ -5,7 +5,7 @@ from __future__ import annotations
 from dashboards import choices
 from dashboards.choices import CANARY, Uid
 from dashboards.kit import colours, controls, fields
-from dashboards.kit.board import Board, Section, row
+from dashboards.kit.board import Board, row, section
 from dashboards.kit.controls import annotation
 from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, state_timeline
 from dashboards.queries import instance
@@ -39,33 +39,18 @@ def dashboard(settings: DashboardSettings) -> Board:
         variables=_variables(settings, select),
         annotations=(*choices.event_annotations(select)[:2], restarts),
         sections=(
-            Section("", (row(5, (9, _info(select)), (7, _up(select)), (8, _models(select))),)),
-            Section(
+            section("", row(5, (9, _info(select)), (7, _up(select)), (8, _models(select)))),
+            section(
                 "Work",
-                (
-                    row(8, (12, _speed(select)), (12, _latency(select))),
-                    row(
-                        8,
-                        (6, _requests(select)),
-                        (6, _tokens(select)),
-                        (6, _errors(select)),
-                        (6, _kv_cache(select)),
-                    ),
-                ),
+                row(8, _speed(select), _latency(select)),
+                row(8, _requests(select), _tokens(select), _errors(select), _kv_cache(select)),
             ),
-            Section(
+            section(
                 "Canaries",
-                (
-                    row(
-                        8,
-                        (8, _canary_results(select)),
-                        (8, _canary_speed(select)),
-                        (8, _canary_times(select)),
-                    ),
-                ),
+                row(8, _canary_results(select), _canary_speed(select), _canary_times(select)),
             ),
-            Section("Restarts", (row(7, (24, _age(select))),)),
-            Section("Neighbours on $node", (row(10, (24, _neighbours(select))),)),
+            section("Restarts", row(7, _age(select))),
+            section("Neighbours on $node", row(10, _neighbours(select))),
         ),
     )
 

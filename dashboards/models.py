@@ -5,7 +5,7 @@ from __future__ import annotations
 from dashboards import canaries, choices
 from dashboards.choices import CANARY, DISAGREEING, Uid
 from dashboards.kit import colours, fields
-from dashboards.kit.board import Board, Section, row
+from dashboards.kit.board import Board, Section, row, section
 from dashboards.kit.controls import to_dashboard
 from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, table
 from dashboards.queries import fleet, models
@@ -30,26 +30,22 @@ def dashboard(settings: DashboardSettings) -> Board:
         variables=(*choices.common(settings, select), choices.model(select)),
         annotations=choices.event_annotations(select),
         sections=(
-            Section("", (row(9, (24, _all(select))),)),
-            Section("Instances", (row(8, (12, _by_status(select)), (12, _healthy(select))),)),
+            section("", row(9, _all(select))),
+            section("Instances", row(8, _by_status(select), _healthy(select))),
             _loaded_models(select),
-            Section(
+            section(
                 "Speed",
-                (
-                    row(8, (12, _speed(select)), (12, _generated(select))),
-                    row(8, (12, _median_speed(select)), (12, _slow_end(select))),
-                ),
+                row(8, _speed(select), _generated(select)),
+                row(8, _median_speed(select), _slow_end(select)),
             ),
-            Section(
-                "Requests",
-                (row(8, (8, _requests(select)), (8, _failed_share(select)), (8, _errors(select))),),
-            ),
-            Section("Latency", (row(8, (12, _p99(select)), (12, _slow_instances(select))),)),
+            section("Requests", row(8, _requests(select), _failed_share(select), _errors(select))),
+            section("Latency", row(8, _p99(select), _slow_instances(select))),
             _inside_of_servers(select),
             canaries.of_models(select),
-            Section(
+            section(
                 "Spread over instances, a chart per model",
-                (row(8, (24, _speed_spread(select))), row(8, (24, _latency_spread(select)))),
+                row(8, _speed_spread(select)),
+                row(8, _latency_spread(select)),
                 is_collapsed=True,
             ),
         ),
@@ -286,17 +282,8 @@ def _latency_spread(select: Selectors) -> Panel:
 
 def _loaded_models(select: Selectors) -> Section:
     """Return the charts of what servers have in memory."""
-    return Section(
-        "Loaded models",
-        (
-            row(
-                8,
-                (6, _loaded(select)),
-                (6, _on_cpu(select)),
-                (6, _memory(select)),
-                (6, _loads(select)),
-            ),
-        ),
+    return section(
+        "Loaded models", row(8, _loaded(select), _on_cpu(select), _memory(select), _loads(select))
     )
 
 
@@ -365,16 +352,9 @@ def _loads(select: Selectors) -> Panel:
 
 def _inside_of_servers(select: Selectors) -> Section:
     """Return the charts of what only some engines report."""
-    return Section(
+    return section(
         "Inside of servers that report it",
-        (
-            row(
-                8,
-                (8, _first_token(select)),
-                (8, _queue_time(select)),
-                (8, _kv_cache(select)),
-            ),
-        ),
+        row(8, _first_token(select), _queue_time(select), _kv_cache(select)),
     )
 
 

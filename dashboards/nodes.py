@@ -5,7 +5,7 @@ from __future__ import annotations
 from dashboards import choices
 from dashboards.choices import CANARY, DISAGREEING, Uid
 from dashboards.kit import colours, controls, fields
-from dashboards.kit.board import Board, Section, row
+from dashboards.kit.board import Board, row, section
 from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, stat
 from dashboards.queries import nodes
 from dashboards.queries.selectors import FAILING, Selectors
@@ -37,16 +37,16 @@ def dashboard(settings: DashboardSettings) -> Board:
         ),
         annotations=choices.event_annotations(select),
         sections=(
-            Section("", (row(4, *((6, panel) for panel in _counts(select))),)),
-            Section(
-                "Slower than their peers", (row(10, (13, _slowest(select)), (11, _ratio(select))),)
+            section("", row(4, *_counts(select))),
+            section(
+                "Slower than their peers", row(10, (13, _slowest(select)), (11, _ratio(select)))
             ),
-            Section("Failing", (row(9, (12, _failing(select)), (12, _failing_line(select))),)),
-            Section(
+            section("Failing", row(9, _failing(select), _failing_line(select))),
+            section(
                 "Errors and restarts",
-                (row(8, (8, _errors(select)), (8, _errors_line(select)), (8, _started(select))),),
+                row(8, _errors(select), _errors_line(select), _started(select)),
             ),
-            Section("Instances of $node", (row(14, (24, _instances(select))),)),
+            section("Instances of $node", row(14, _instances(select))),
         ),
     )
 

@@ -6,7 +6,7 @@ from alerts import names
 from dashboards import choices, requests
 from dashboards.choices import CANARY, DISAGREEING, Uid
 from dashboards.kit import colours, fields
-from dashboards.kit.board import Board, Section, row
+from dashboards.kit.board import Board, Section, row, section
 from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, stat
 from dashboards.queries import fleet, nodes
 from dashboards.queries.limits import ThresholdStat
@@ -28,7 +28,7 @@ def dashboard(settings: DashboardSettings) -> Board:
         sections=(
             _key_numbers(select),
             _instances_and_speed(select),
-            requests.section(select),
+            requests.charts(select),
             _where(select),
             _what_changed(select),
         ),
@@ -45,7 +45,7 @@ def _key_numbers(select: Selectors) -> Section:
         _waiting(select),
         _alerts(select),
     )
-    return Section("", (row(5, *((4, panel) for panel in panels)),))
+    return section("", row(5, *panels))
 
 
 def _threshold_stat(
@@ -160,12 +160,10 @@ def _alerts(select: Selectors) -> Panel:
 
 def _instances_and_speed(select: Selectors) -> Section:
     """Return the charts of instances and of speed."""
-    return Section(
+    return section(
         "Instances and speed",
-        (
-            row(8, (12, _by_status(select)), (12, _failing(select))),
-            row(8, (8, _conditions(select)), (8, _speed_by_model(select)), (8, _asked(select))),
-        ),
+        row(8, _by_status(select), _failing(select)),
+        row(8, _conditions(select), _speed_by_model(select), _asked(select)),
     )
 
 
@@ -251,7 +249,7 @@ TOP_NODES = "10"
 
 def _where(select: Selectors) -> Section:
     """Return the tables that name what is wrong."""
-    return Section("Where", (row(9, (13, _firing(select)), (11, _worst_nodes(select))),))
+    return section("Where", row(9, (13, _firing(select)), (11, _worst_nodes(select))))
 
 
 def _firing(select: Selectors) -> Panel:
@@ -300,16 +298,14 @@ def _worst_nodes(select: Selectors) -> Panel:
 
 def _what_changed(select: Selectors) -> Section:
     """Return what may explain a bend in a line."""
-    return Section(
+    return section(
         "What changed",
-        (
-            row(
-                7,
-                (6, _started(select)),
-                (6, _on_purpose(select)),
-                (7, _versions(select)),
-                (5, _rotation(select)),
-            ),
+        row(
+            7,
+            (6, _started(select)),
+            (6, _on_purpose(select)),
+            (7, _versions(select)),
+            (5, _rotation(select)),
         ),
     )
 

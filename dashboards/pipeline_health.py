@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.kit import colours, fields
-from dashboards.kit.board import Section, row
+from dashboards.kit.board import Section, row, section
 from dashboards.kit.panels import Panel, PanelText, Query, chart
 from dashboards.queries import pipeline
 from dashboards.queries.selectors import Selectors
@@ -16,17 +16,9 @@ NO_PROMETHEUS = "Prometheus does not scrape itself, or has no rules of ollama-fl
 
 def provisioners(select: Selectors) -> Section:
     """Return the charts of the provisioners."""
-    return Section(
+    return section(
         "Provisioner",
-        (
-            row(
-                8,
-                (6, _leaders(select)),
-                (6, _ready_instances(select)),
-                (6, _nodes(select)),
-                (6, _ages(select)),
-            ),
-        ),
+        row(8, _leaders(select), _ready_instances(select), _nodes(select), _ages(select)),
     )
 
 
@@ -94,16 +86,9 @@ def _ages(select: Selectors) -> Panel:
 
 def rules(select: Selectors) -> Section:
     """Return the charts of the evaluation of rules."""
-    return Section(
+    return section(
         "Rule evaluation",
-        (
-            row(
-                8,
-                (8, _rule_duration(select)),
-                (8, _rule_failures(select)),
-                (8, _rules_missed(select)),
-            ),
-        ),
+        row(8, _rule_duration(select), _rule_failures(select), _rules_missed(select)),
     )
 
 
@@ -149,10 +134,7 @@ def _rules_missed(select: Selectors) -> Panel:
 
 def notifications(select: Selectors) -> Section:
     """Return the charts of alerts on their way."""
-    return Section(
-        "Alert delivery",
-        (row(8, (8, _sent(select)), (8, _tried(select)), (8, _undelivered(select))),),
-    )
+    return section("Alert delivery", row(8, _sent(select), _tried(select), _undelivered(select)))
 
 
 def _sent(select: Selectors) -> Panel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alerts import names
 from dashboards.choices import CANARY
 from dashboards.kit import colours, fields
-from dashboards.kit.board import Section, row
+from dashboards.kit.board import Section, row, section
 from dashboards.kit.panels import Panel, PanelText, Query, chart, heat_map
 from dashboards.queries import fleet
 from dashboards.queries.selectors import Selectors
@@ -16,16 +16,14 @@ NO_REQUESTS = "Too few requests, or no instance counts them; stock Ollama does n
 NO_QUEUE = "No instance reports queued requests; of stock Ollama, see the queue time of canaries."
 
 
-def section(select: Selectors) -> Section:
+def charts(select: Selectors) -> Section:
     """Return the charts of latency, errors and queues."""
-    return Section(
+    return section(
         "Requests",
-        (
-            row(8, (12, _latency(select)), (12, _durations(select))),
-            row(8, (8, _first_token(select)), (8, _queue_time(select)), (8, _canaries(select))),
-            row(8, (8, _failed_ratio(select)), (8, _errors(select)), (8, _waiting_line(select))),
-            row(8, (12, _traffic(select)), (12, _usual_latency(select))),
-        ),
+        row(8, _latency(select), _durations(select)),
+        row(8, _first_token(select), _queue_time(select), _canaries(select)),
+        row(8, _failed_ratio(select), _errors(select), _waiting_line(select)),
+        row(8, _traffic(select), _usual_latency(select)),
     )
 
 

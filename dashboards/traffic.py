@@ -5,7 +5,7 @@ from __future__ import annotations
 from dashboards import choices
 from dashboards.choices import Uid
 from dashboards.kit import colours, controls, fields
-from dashboards.kit.board import Board, Section, row
+from dashboards.kit.board import Board, Section, row, section
 from dashboards.kit.panels import Column, Panel, PanelText, Query, chart, stat, table
 from dashboards.queries import gateway
 from dashboards.queries.selectors import Selectors
@@ -34,14 +34,14 @@ def dashboard(settings: DashboardSettings) -> Board:
         ),
         annotations=choices.event_annotations(select),
         sections=(
-            Section("", (row(6, (24, _now(select))),)),
-            Section("Requests", (row(8, (12, _by_model(select)), (12, _by_code(select))),)),
+            section("", row(6, _now(select))),
+            section("Requests", row(8, _by_model(select), _by_code(select))),
             _durations(select),
             _turned_away(select),
-            Section("Tokens", (row(8, (12, _generated(select)), (12, _prompt(select))),)),
-            Section(
+            section("Tokens", row(8, _generated(select), _prompt(select))),
+            section(
                 "Nodes and developers",
-                (row(10, (14, _slowest_nodes(select)), (10, _developers(select))),),
+                row(10, (14, _slowest_nodes(select)), (10, _developers(select))),
             ),
             _gateways(select),
         ),
@@ -104,16 +104,8 @@ def _by_code(select: Selectors) -> Panel:
 
 def _durations(select: Selectors) -> Section:
     """Return the charts of how long requests take."""
-    return Section(
-        "Durations",
-        (
-            row(
-                8,
-                (8, _duration(select)),
-                (8, _first_token(select)),
-                (8, _queue_time(select)),
-            ),
-        ),
+    return section(
+        "Durations", row(8, _duration(select), _first_token(select), _queue_time(select))
     )
 
 
@@ -162,9 +154,8 @@ def _queue_time(select: Selectors) -> Panel:
 
 def _turned_away(select: Selectors) -> Section:
     """Return the charts of requests that are rejected, and of further tries."""
-    return Section(
-        "Rejections and retries",
-        (row(8, (8, _rejected(select)), (8, _full(select)), (8, _retries(select))),),
+    return section(
+        "Rejections and retries", row(8, _rejected(select), _full(select), _retries(select))
     )
 
 
@@ -279,10 +270,7 @@ def _developers(select: Selectors) -> Panel:
 
 def _gateways(select: Selectors) -> Section:
     """Return the charts of each gateway."""
-    return Section(
-        "Gateways",
-        (row(8, (8, _in_flight(select)), (8, _listed(select)), (8, _list_age(select))),),
-    )
+    return section("Gateways", row(8, _in_flight(select), _listed(select), _list_age(select)))
 
 
 def _in_flight(select: Selectors) -> Panel:

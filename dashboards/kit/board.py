@@ -134,9 +134,15 @@ class Section:
     is_collapsed: bool = False
 
 
-def row(height: int, *cells: tuple[int, Panel]) -> Row:
-    """Return panels beside each other; see Row."""
-    return Row(height, cells)
+def section(title: str, *rows: Row, is_collapsed: bool = False) -> Section:
+    """Return rows below a heading; see Section."""
+    return Section(title, rows, is_collapsed)
+
+
+def row(height: int, *cells: Panel | tuple[int, Panel]) -> Row:
+    """Return panels beside each other, those without a width all equally wide; see Row."""
+    width = COLUMNS // max(1, len(cells))
+    return Row(height, tuple(cell if isinstance(cell, tuple) else (width, cell) for cell in cells))
 
 
 def layout(sections: Iterable[Section]) -> list[Any]:
