@@ -198,12 +198,10 @@ def _healthy_low(settings: Settings) -> Alert:
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="Too few instances are healthy.",
-        description=(
-            f"Instances {those}: {VALUE}{count(scope, out_of, before=' of ')}, floor "
-            f"{count(scope, floor)}{share}."
-            f"{failing_nodes(settings)}{failing_models(settings)} Requests pile up on the others. "
-            "First: see whether those that fail share a rack, a switch, a model or a rollout."
-        ),
+        description=f"Instances {those}: {VALUE}{count(scope, out_of, before=' of ')}, floor "
+        f"{count(scope, floor)}{share}."
+        f"{failing_nodes(settings)}{failing_models(settings)} Requests pile up on the others. "
+        "First: see whether those that fail share a rack, a switch, a model or a rollout.",
     )
 
 
@@ -246,13 +244,11 @@ def _capacity_low(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="Instances are lost one after the other.",
-        description=(
-            f"{{{{ $value | humanizeDuration }}}} until the floor ({count(scope, floor)}) "
-            f"is reached, if the loss of the last {hour} continues. Instances healthy now: "
-            f"{count(scope, AVAILABLE)}{count(scope, EXPECTED, before=' of ')}."
-            f"{failing_nodes(settings)}{failing_models(settings)} First: "
-            "restart or replace what has been failing for longest."
-        ),
+        description=f"{{{{ $value | humanizeDuration }}}} until the floor ({count(scope, floor)}) "
+        f"is reached, if the loss of the last {hour} continues. Instances healthy now: "
+        f"{count(scope, AVAILABLE)}{count(scope, EXPECTED, before=' of ')}."
+        f"{failing_nodes(settings)}{failing_models(settings)} First: "
+        "restart or replace what has been failing for longest.",
     )
 
 
@@ -273,12 +269,10 @@ def _model_unavailable(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.CRITICAL,
         summary="No instance of a model is healthy.",
-        description=(
-            f"Instances of {{{{ $labels.model }}}} healthy: {VALUE}"
-            f"{count(scope, MODEL_INVENTORY, 'model', before=' of ')}. Every request for this "
-            "model fails, even if the fleet's count looks good. First: look at the log of one of "
-            "them, and at what was rolled out last."
-        ),
+        description=f"Instances of {{{{ $labels.model }}}} healthy: {VALUE}"
+        f"{count(scope, MODEL_INVENTORY, 'model', before=' of ')}. Every request for this "
+        "model fails, even if the fleet's count looks good. First: look at the log of one of "
+        "them, and at what was rolled out last.",
         dashboard=Dashboard.MODELS,
         dashboard_query="var-model={{ $labels.model | urlquery }}",
     )
@@ -299,12 +293,10 @@ def _model_instances_down(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="Many instances of a model fail.",
-        description=(
-            f"Instances of {{{{ $labels.model }}}} failing: {VALUE}"
-            f"{count(scope, MODEL_EXPECTED, 'model', before=' of ')}, more than "
-            f"{percent(share)}. The others take their requests. First: see whether those that fail "
-            f"share a node or a version."
-        ),
+        description=f"Instances of {{{{ $labels.model }}}} failing: {VALUE}"
+        f"{count(scope, MODEL_EXPECTED, 'model', before=' of ')}, more than "
+        f"{percent(share)}. The others take their requests. First: see whether those that fail "
+        f"share a node or a version.",
         dashboard=Dashboard.MODELS,
         dashboard_query="var-model={{ $labels.model | urlquery }}",
     )

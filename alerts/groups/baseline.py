@@ -126,11 +126,9 @@ def _traffic_lost(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.CRITICAL,
         summary="The fleet has lost its traffic.",
-        description=(
-            "Traffic is {{ $value | humanizePercentage }} of that in the same hour of the last "
-            f"weeks; it was normal within {NORMAL_WITHIN}. Requests no longer reach the fleet. "
-            "First: check the gateway, the load balancer and DNS."
-        ),
+        description="Traffic is {{ $value | humanizePercentage }} of that in the same hour of the "
+        f"last weeks; it was normal within {NORMAL_WITHIN}. Requests no longer reach the fleet. "
+        "First: check the gateway, the load balancer and DNS.",
     )
 
 
@@ -149,9 +147,7 @@ def _latency_rising(settings: Settings) -> Alert:
         keep_firing_for_s=3600,
         severity=Severity.WARNING,
         summary="Request latency p99 rises from week to week.",
-        description=(
-            "The p99 of the last hour is {{ $value | humanizeDuration }} (source: "
-            f"{{{{ $labels.source }}}}), more than {percent(rise)} above the same hour of the last "
-            "weeks."
-        ),
+        description="The p99 of the last hour is {{ $value | humanizeDuration }} (source: "
+        f"{{{{ $labels.source }}}}), more than {percent(rise)} above the same hour of the last "
+        "weeks.",
     )

@@ -32,10 +32,8 @@ def _stalled(settings: Settings) -> Alert:
         keep_firing_for_s=600,
         severity=Severity.WARNING,
         summary="Instances do not answer canaries.",
-        description=(
-            "Instances that pass their health check and did not answer their last canary: "
-            "{{ $value }}. The runner is frozen or overloaded. Real requests hang as well."
-        ),
+        description="Instances that pass their health check and did not answer their last canary: "
+        "{{ $value }}. The runner is frozen or overloaded. Real requests hang as well.",
     )
 
 
@@ -50,11 +48,9 @@ def _many_stalled(settings: Settings) -> Alert:
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="A large part of the fleet does not answer canaries.",
-        description=(
-            f"Instances that pass their health check and do not answer canaries: {VALUE}"
-            f"{count(settings.scope, EXPECTED, before=' of ')}, more than {percent(share)}. Real "
-            "requests hang as well. First: look at the GPUs and at the log of one of them."
-        ),
+        description=f"Instances that pass their health check and do not answer canaries: {VALUE}"
+        f"{count(settings.scope, EXPECTED, before=' of ')}, more than {percent(share)}. Real "
+        "requests hang as well. First: look at the GPUs and at the log of one of them.",
     )
 
 
@@ -73,10 +69,8 @@ def _stopped(settings: Settings) -> Alert:
         keep_firing_for_s=600,
         severity=Severity.WARNING,
         summary="The exporter sends no canaries.",
-        description=(
-            "Canaries are on, but the exporters of shard {{ $labels.shard }} have sent or skipped "
-            f"{{{{ $value }}}} in {duration_text(window)}. Instances that only a canary can see as "
-            "frozen are not seen."
-        ),
+        description="Canaries are on, but the exporters of shard {{ $labels.shard }} have sent or "
+        f"skipped {{{{ $value }}}} in {duration_text(window)}. Instances that only a canary can "
+        "see as frozen are not seen.",
         dashboard=Dashboard.EXPORTER,
     )

@@ -74,13 +74,11 @@ def _failing(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.CRITICAL,
         summary="A large share of the requests fails.",
-        description=(
-            f"Requests failed in the last 5m: {{{{ $value | humanizePercentage }}}}"
-            f"{count(scope, f'{REQUEST_ERRORS} * {number(RATE_S)}', before=', or ')}"
-            f"{count(scope, f'{REQUESTS} * {number(RATE_S)}', before=' of ')}; the limit is "
-            f"{percent(share)}.{failing_models(settings)} Users see errors now. First: look at the "
-            "log of the gateway and of an instance, and at what was rolled out last."
-        ),
+        description=f"Requests failed in the last 5m: {{{{ $value | humanizePercentage }}}}"
+        f"{count(scope, f'{REQUEST_ERRORS} * {number(RATE_S)}', before=', or ')}"
+        f"{count(scope, f'{REQUESTS} * {number(RATE_S)}', before=' of ')}; the limit is "
+        f"{percent(share)}.{failing_models(settings)} Users see errors now. First: look at the "
+        "log of the gateway and of an instance, and at what was rolled out last.",
     )
 
 
@@ -105,10 +103,9 @@ def _model_failing(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="A large share of the requests for a model fails.",
-        description=(
-            f"{{{{ $value | humanizePercentage }}}} of the requests for {{{{ $labels.model }}}} "
-            f"failed; the limit is {percent(share)}. The fleet's share hides a model that few use."
-        ),
+        description=f"{{{{ $value | humanizePercentage }}}} of the requests for {{{{ "
+        f"$labels.model }}}} failed; the limit is {percent(share)}. The fleet's share hides a "
+        "model that few use.",
         dashboard=Dashboard.MODELS,
         dashboard_query="var-model={{ $labels.model | urlquery }}",
     )

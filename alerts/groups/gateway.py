@@ -71,11 +71,9 @@ def _all_down(settings: Settings) -> Alert:
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="No gateway of the fleet can be scraped.",
-        description=(
-            f"Prometheus reaches no gateway of the job {settings.prometheus.gateway_job}. "
-            "Developers reach no instance through them. First: see whether nginx runs and answers "
-            "on a gateway's machine."
-        ),
+        description=f"Prometheus reaches no gateway of the job {settings.prometheus.gateway_job}. "
+        "Developers reach no instance through them. First: see whether nginx runs and answers "
+        "on a gateway's machine.",
         dashboard=Dashboard.TRAFFIC,
     )
 
@@ -88,10 +86,8 @@ def _down(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="A gateway cannot be scraped.",
-        description=(
-            "The gateway {{ $labels.instance }} cannot be scraped. While another one answers, "
-            "requests reach the fleet through that."
-        ),
+        description="The gateway {{ $labels.instance }} cannot be scraped. While another one "
+        "answers, requests reach the fleet through that.",
         dashboard=Dashboard.TRAFFIC,
     )
 
@@ -116,11 +112,9 @@ def _fleet_full(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.CRITICAL,
         summary="The gateway turns a large share of the requests away.",
-        description=(
-            f"{_shares(settings)}; the limit is {percent(share)}. Developers get status 429. "
-            "First: see how many instances are healthy, and whether one developer sends most "
-            "requests."
-        ),
+        description=f"{_shares(settings)}; the limit is {percent(share)}. Developers get status "
+        "429. First: see how many instances are healthy, and whether one developer sends most "
+        "requests.",
         dashboard=Dashboard.TRAFFIC,
     )
 
@@ -135,10 +129,8 @@ def _rejections_high(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="The fleet has too few instances for its requests.",
-        description=(
-            f"{_shares(settings)}; the limit is {percent(share)}. Clients wait and try again. "
-            "The fleet needs more instances, or developers need lower limits."
-        ),
+        description=f"{_shares(settings)}; the limit is {percent(share)}. Clients wait and try "
+        "again. The fleet needs more instances, or developers need lower limits.",
         dashboard=Dashboard.TRAFFIC,
     )
 
@@ -154,11 +146,9 @@ def _list_refused(settings: Settings) -> Alert:
         keep_firing_for_s=600,
         severity=Severity.WARNING,
         summary="A gateway refuses its upstream list.",
-        description=(
-            "The gateway {{ $labels.instance }} has refused upstream lists within the last "
-            f"{duration_text(window_s)}: empty, too large or not valid. It sends requests to the "
-            "instances of the last good list."
-        ),
+        description="The gateway {{ $labels.instance }} has refused upstream lists within the last "
+        f"{duration_text(window_s)}: empty, too large or not valid. It sends requests to the "
+        "instances of the last good list.",
         dashboard=Dashboard.TRAFFIC,
     )
 
@@ -173,11 +163,9 @@ def _list_stale(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="The upstream list of a gateway is old.",
-        description=(
-            "The gateway {{ $labels.instance }} last read its upstream list {{ $value | "
-            f"humanizeDuration }}}} ago, limit {duration_text(age_s)}. It learns of instances that "
-            "fail from its own requests only, and of new ones not at all."
-        ),
+        description="The gateway {{ $labels.instance }} last read its upstream list {{ $value | "
+        f"humanizeDuration }}}} ago, limit {duration_text(age_s)}. It learns of instances that "
+        "fail from its own requests only, and of new ones not at all.",
         dashboard=Dashboard.TRAFFIC,
     )
 
@@ -197,10 +185,8 @@ def _ejected(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="A gateway sends no requests to many listed instances.",
-        description=(
-            f"The gateway {{{{ $labels.instance }}}} has ejected {{{{ $value | {PERCENT} }}}} of "
-            f"the instances in its list, limit {percent(share)}: they pass health checks and fail "
-            "requests, or it cannot reach them."
-        ),
+        description=f"The gateway {{{{ $labels.instance }}}} has ejected {{{{ $value | {PERCENT} "
+        f"}}}} of the instances in its list, limit {percent(share)}: they pass health checks and "
+        "fail requests, or it cannot reach them.",
         dashboard=Dashboard.TRAFFIC,
     )

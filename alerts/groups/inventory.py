@@ -73,11 +73,9 @@ def _shrunk(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="The inventory lists far fewer instances than before.",
-        description=(
-            f"Instances listed: {{{{ $value }}}}; more than {percent(share)} of those of "
-            f"{window} ago are gone without being drained. Instances that are not listed are not "
-            "monitored, and no other alert reports them."
-        ),
+        description=f"Instances listed: {{{{ $value }}}}; more than {percent(share)} of those of "
+        f"{window} ago are gone without being drained. Instances that are not listed are not "
+        "monitored, and no other alert reports them.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -97,13 +95,11 @@ def _lost(settings: Settings) -> Alert:
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="The inventory has lost most of the fleet.",
-        description=(
-            f"Instances listed: {VALUE}"
-            f"{count(settings.scope, f'{_before(settings)} > 0', before=' of ')}, less than "
-            f"{percent(kept)} of those of {window} ago. The exporter polls "
-            "only listed instances: most of the fleet is not monitored. First: look at what the "
-            "inventory says now, and who wrote it."
-        ),
+        description=f"Instances listed: {VALUE}"
+        f"{count(settings.scope, f'{_before(settings)} > 0', before=' of ')}, less than "
+        f"{percent(kept)} of those of {window} ago. The exporter polls "
+        "only listed instances: most of the fleet is not monitored. First: look at what the "
+        "inventory says now, and who wrote it.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -119,10 +115,8 @@ def _empty(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="The inventory lists no instance.",
-        description=(
-            "Instances listed: {{ $value }}. The inventory can be read and is empty. Nothing is "
-            "monitored, and no other alert reports that."
-        ),
+        description="Instances listed: {{ $value }}. The inventory can be read and is empty. "
+        "Nothing is monitored, and no other alert reports that.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -138,11 +132,9 @@ def _stale(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="An inventory cannot be read.",
-        description=(
-            "{{ $labels.instance }} last succeeded in reading the inventory {{ $labels.source }} "
-            "{{ $value | humanizeDuration }} ago (decades mean never). It keeps the last good "
-            "list; newer instances are not monitored."
-        ),
+        description="{{ $labels.instance }} last succeeded in reading the inventory {{ "
+        "$labels.source }} {{ $value | humanizeDuration }} ago (decades mean never). It keeps the "
+        "last good list; newer instances are not monitored.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -161,11 +153,10 @@ def _all_drained(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.CRITICAL,
         summary="The whole fleet is drained.",
-        description=(
-            f"Instances drained: {VALUE}{count(settings.scope, INVENTORY, before=' of ')}. None is "
-            "left in service. Every request fails. First: see who drained them last; a filter that "
-            "matches everything is the usual cause."
-        ),
+        description="Instances drained: "
+        f"{VALUE}{count(settings.scope, INVENTORY, before=' of ')}. None is left in service. "
+        "Every request fails. First: see who drained them last; a filter that matches everything "
+        "is the usual cause.",
     )
 
 
@@ -183,9 +174,7 @@ def _drained_long(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="Many instances have been drained for long.",
-        description=(
-            f"Instances drained for {window}: at least {VALUE}"
-            f"{count(scope, INVENTORY, before=' of ')}. They serve nobody and count as missing "
-            "nowhere. First: ask who drained them; they may be forgotten."
-        ),
+        description=f"Instances drained for {window}: at least {VALUE}"
+        f"{count(scope, INVENTORY, before=' of ')}. They serve nobody and count as missing "
+        "nowhere. First: ask who drained them; they may be forgotten.",
     )

@@ -116,13 +116,10 @@ def _latency_high(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.CRITICAL,
         summary="Request latency p99 is too high.",
-        description=(
-            "One request in a hundred takes longer than {{ $value | humanizeDuration }} (source: "
-            "{{ $labels.source }}); the limit is "
-            f"{duration_text(settings.thresholds.request_latency_p99)}.{_slow_models(settings)} A "
-            "few overloaded instances are enough. First: look at the queues, then at the load "
-            "balancing."
-        ),
+        description="One request in a hundred takes longer than {{ $value | humanizeDuration }} "
+        "(source: {{ $labels.source }}); the limit is "
+        f"{duration_text(settings.thresholds.request_latency_p99)}.{_slow_models(settings)} A few "
+        "overloaded instances are enough. First: look at the queues, then at the load balancing.",
     )
 
 
@@ -150,11 +147,9 @@ def _latency_high_low_traffic(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="Request latency p99 is too high, at low traffic.",
-        description=(
-            "One request in a hundred takes longer than {{ $value | humanizeDuration }}; the limit "
-            f"is {limit}. Requests are few: this is the p99 of the last {window}."
-            f"{_slow_models(settings)}"
-        ),
+        description="One request in a hundred takes longer than {{ $value | humanizeDuration }}; "
+        f"the limit is {limit}. Requests are few: this is the p99 of the last "
+        f"{window}.{_slow_models(settings)}",
     )
 
 
@@ -173,10 +168,8 @@ def _model_latency_high(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="Request latency p99 of a model is too high.",
-        description=(
-            "One request in a hundred for {{ $labels.model }} takes longer than {{ $value | "
-            f"humanizeDuration }}}}; the limit is {limit}."
-        ),
+        description="One request in a hundred for {{ $labels.model }} takes longer than {{ $value "
+        f"| humanizeDuration }}}}; the limit is {limit}.",
         dashboard=Dashboard.MODELS,
         dashboard_query="var-model={{ $labels.model | urlquery }}",
     )
@@ -197,9 +190,7 @@ def _outliers(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="A few instances are very slow.",
-        description=(
-            "One instance in a thousand reports a p99 latency above {{ $value | humanizeDuration "
-            f"}}}}; the limit is {duration_text(limit)}. The fleet's p99 hides them; users whose "
-            "requests they get do not."
-        ),
+        description="One instance in a thousand reports a p99 latency above {{ $value | "
+        f"humanizeDuration }}}}; the limit is {duration_text(limit)}. The fleet's p99 hides them; "
+        "users whose requests they get do not.",
     )

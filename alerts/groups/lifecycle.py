@@ -57,10 +57,8 @@ def _flapping(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="Many instances are flapping.",
-        description=(
-            "Instances that changed between up and down more than 4 times in 15 minutes: "
-            "{{ $value }}. They crash and restart, or their health checks time out under load."
-        ),
+        description="Instances that changed between up and down more than 4 times in 15 minutes: "
+        "{{ $value }}. They crash and restart, or their health checks time out under load.",
     )
 
 
@@ -86,12 +84,10 @@ def _restarts_high(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="Instances restart too often.",
-        description=(
-            f"Restarts of instances in {duration_text(window_s)}: {VALUE}, "
-            "without those that the provisioner planned. Each aborts the running requests and "
-            "loads the model again. Usual causes: a crash loop, or a rollout that replaces "
-            "everything at once."
-        ),
+        description=f"Restarts of instances in {duration_text(window_s)}: {VALUE}, "
+        "without those that the provisioner planned. Each aborts the running requests and "
+        "loads the model again. Usual causes: a crash loop, or a rollout that replaces "
+        "everything at once.",
     )
 
 
@@ -109,11 +105,9 @@ def _out_of_memory(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="Instances run out of memory and restart.",
-        description=(
-            f"Out-of-memory errors in {duration_text(window_s)}: {VALUE}. "
-            "Each aborts the running requests. Usual cause: too many concurrent requests per "
-            "instance."
-        ),
+        description=f"Out-of-memory errors in {duration_text(window_s)}: {VALUE}. "
+        "Each aborts the running requests. Usual cause: too many concurrent requests per "
+        "instance.",
     )
 
 
@@ -153,11 +147,9 @@ def _rotation_overdue(settings: Settings) -> Alert:
         keep_firing_for_s=1800,
         severity=Severity.WARNING,
         summary="Instances are overdue for rotation.",
-        description=(
-            f"Instances that have been running for longer than {duration_text(age_s)}, and "
-            f"{duration_text(GRACE_S)} more: {{{{ $value }}}}. Rotation is stuck or does not cover "
-            "them."
-        ),
+        description=f"Instances that have been running for longer than {duration_text(age_s)}, and "
+        f"{duration_text(GRACE_S)} more: {{{{ $value }}}}. Rotation is stuck or does not cover "
+        "them.",
     )
 
 
@@ -174,11 +166,9 @@ def _rotation_critical(settings: Settings) -> Alert:
         keep_firing_for_s=3600,
         severity=Severity.WARNING,
         summary="Many instances are old enough to leak memory.",
-        description=(
-            f"Instances that have been running for longer than {duration_text(age_s)}: "
-            "{{ $value }}. They leak memory until they are killed. Rotate them now, one node at a "
-            "time."
-        ),
+        description=f"Instances that have been running for longer than {duration_text(age_s)}: "
+        "{{ $value }}. They leak memory until they are killed. Rotate them now, one node at a "
+        "time.",
     )
 
 
@@ -191,9 +181,7 @@ def _version_skew(settings: Settings) -> Alert:
         keep_firing_for_s=3600,
         severity=Severity.INFO,
         summary="Instances of one engine run several versions.",
-        description=(
-            "Versions of {{ $labels.engine }} that have been running side by side for a day: "
-            "{{ $value }}. A rollout got stuck, or nodes were left out of it."
-        ),
+        description="Versions of {{ $labels.engine }} that have been running side by side for a "
+        "day: {{ $value }}. A rollout got stuck, or nodes were left out of it.",
         dashboard=Dashboard.MODELS,
     )

@@ -75,10 +75,8 @@ def _not_loaded(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="Instances do not have their model in memory.",
-        description=(
-            "Instances that answer without their model in memory: {{ $value }}. The inventory "
-            "lists it for them: the next request to each waits until it is loaded, or fails."
-        ),
+        description="Instances that answer without their model in memory: {{ $value }}. The "
+        "inventory lists it for them: the next request to each waits until it is loaded, or fails.",
         dashboard=Dashboard.MODELS,
     )
 
@@ -93,12 +91,10 @@ def _many_not_loaded(settings: Settings) -> Alert:
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="A large part of the fleet does not have its model in memory.",
-        description=(
-            f"Instances that answer without the model that the inventory lists for them: {VALUE}"
-            f"{count(settings.scope, EXPECTED, before=' of ')}, more than {percent(share)}. "
-            "Requests wait until it is loaded, or fail. First: see whether servers were restarted, "
-            "or clients load other models."
-        ),
+        description="Instances that answer without the model that the inventory lists for them: "
+        f"{VALUE}{count(settings.scope, EXPECTED, before=' of ')}, more than {percent(share)}. "
+        "Requests wait until it is loaded, or fail. First: see whether servers were restarted, or "
+        "clients load other models.",
         dashboard=Dashboard.MODELS,
     )
 
@@ -114,10 +110,8 @@ def _not_installed(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="Instances do not have their model on disk.",
-        description=(
-            "Instances that answer without their model on disk: {{ $value }}. The inventory lists "
-            "it for them: every request for it fails there until it is pulled."
-        ),
+        description="Instances that answer without their model on disk: {{ $value }}. The "
+        "inventory lists it for them: every request for it fails there until it is pulled.",
         dashboard=Dashboard.MODELS,
     )
 
@@ -134,11 +128,9 @@ def _on_cpu(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="Some instances run a model on the CPU that others run on the GPU.",
-        description=(
-            "Instances that have {{ $labels.model }} partly or wholly outside GPU memory, while "
-            "most others have it on the GPU: {{ $value }}. They are many times slower. Usual "
-            "causes: a lost GPU, or another process that takes its memory."
-        ),
+        description="Instances that have {{ $labels.model }} partly or wholly outside GPU memory, "
+        "while most others have it on the GPU: {{ $value }}. They are many times slower. Usual "
+        "causes: a lost GPU, or another process that takes its memory.",
         dashboard=Dashboard.MODELS,
         dashboard_query="var-model={{ $labels.model | urlquery }}",
     )

@@ -83,11 +83,9 @@ def _instances_down(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="At least half of a node's instances fail or load.",
-        description=(
-            "Instances of node {{ $labels.node }} that fail or load their model: {{ $value }}, at "
-            "least half of those that should serve. Typical causes: the machine, its network, its "
-            "container runtime, or where its models are stored."
-        ),
+        description="Instances of node {{ $labels.node }} that fail or load their model: {{ "
+        "$value }}, at least half of those that should serve. Typical causes: the machine, its "
+        "network, its container runtime, or where its models are stored.",
         dashboard=Dashboard.NODES,
         dashboard_query=NODE_QUERY,
     )
@@ -102,12 +100,10 @@ def _node_slow(settings: Settings) -> Alert:
         keep_firing_for_s=600,
         severity=Severity.WARNING,
         summary="A node generates tokens more slowly than its peers.",
-        description=(
-            "Node {{ $labels.node }} generates at {{ $value | humanizePercentage }} of the median "
-            "speed of its peers: nodes with the same model ({{ $labels.model }}), engine ({{ "
-            "$labels.engine }}) and hardware. Typical causes: a BIOS or power setting, heat, a "
-            "noisy neighbour."
-        ),
+        description="Node {{ $labels.node }} generates at {{ $value | humanizePercentage }} of "
+        "the median speed of its peers: nodes with the same model ({{ $labels.model }}), engine "
+        "({{ $labels.engine }}) and hardware. Typical causes: a BIOS or power setting, heat, a "
+        "noisy neighbour.",
         dashboard=Dashboard.NODES,
         dashboard_query=NODE_QUERY,
     )
@@ -128,9 +124,7 @@ def _many_slow(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="Many nodes generate tokens more slowly than their peers.",
-        description=(
-            f"Slow nodes: {{{{ $value }}}}, more than {percent(share)} of all. Typical causes: "
-            "a rollout, a firmware or kernel change, cooling."
-        ),
+        description=f"Slow nodes: {{{{ $value }}}}, more than {percent(share)} of all. Typical "
+        "causes: a rollout, a firmware or kernel change, cooling.",
         dashboard=Dashboard.NODES,
     )

@@ -84,12 +84,11 @@ def _throughput_low(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.CRITICAL,
         summary="Generation capacity of the fleet is too low.",
-        description=(
-            "The healthy instances can generate {{ $value | humanize }} tokens/s, less than the "
-            f"floor of {count(scope, speed_floor(settings), form=NUMBER)}{share}."
-            f"{_slow_nodes(settings)} This is capacity, not current load. First: see whether "
-            "instances are missing, or nodes slowed down (temperature, power, a driver)."
-        ),
+        description="The healthy instances can generate {{ $value | humanize }} tokens/s, less "
+        "than the floor of "
+        f"{count(scope, speed_floor(settings), form=NUMBER)}{share}.{_slow_nodes(settings)} This "
+        "is capacity, not current load. First: see whether instances are missing, or nodes slowed "
+        "down (temperature, power, a driver).",
     )
 
 
@@ -147,10 +146,8 @@ def _not_serving(settings: Settings) -> Alert:
         keep_firing_for_s=600,
         severity=Severity.WARNING,
         summary="Healthy instances do not serve requests.",
-        description=(
-            "Instances with queued requests that have generated no token for 10 minutes: "
-            "{{ $value }}. A restart usually helps."
-        ),
+        description="Instances with queued requests that have generated no token for 10 minutes: "
+        "{{ $value }}. A restart usually helps.",
         dashboard=Dashboard.MODELS,
     )
 
@@ -166,10 +163,8 @@ def _kv_cache_saturated(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="The KV cache of many instances is full.",
-        description=(
-            f"Instances that use 95% or more of their KV cache: {{{{ $value }}}}, more than "
-            f"{percent(share)} of the fleet. Servers delay or abort requests when it is full: "
-            "reduce parallel requests or context lengths, or add instances."
-        ),
+        description=f"Instances that use 95% or more of their KV cache: {{{{ $value }}}}, more "
+        f"than {percent(share)} of the fleet. Servers delay or abort requests when it is full: "
+        "reduce parallel requests or context lengths, or add instances.",
         dashboard=Dashboard.MODELS,
     )

@@ -71,10 +71,8 @@ def _exporter_down(settings: Settings) -> Alert:
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="No exporter of the fleet can be scraped.",
-        description=(
-            f"Prometheus reaches no exporter of the job {settings.prometheus.job}. The fleet is "
-            "not monitored: no other alert can fire. First: see whether it runs and answers."
-        ),
+        description=f"Prometheus reaches no exporter of the job {settings.prometheus.job}. The "
+        "fleet is not monitored: no other alert can fire. First: see whether it runs and answers.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -88,11 +86,9 @@ def _replica_down(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="An exporter is down or has stopped polling.",
-        description=(
-            "The exporter {{ $labels.instance }} cannot be scraped or has stopped polling. If a "
-            "replica polls the same instances, nothing is lost yet; one more failure stops "
-            "monitoring."
-        ),
+        description="The exporter {{ $labels.instance }} cannot be scraped or has stopped "
+        "polling. If a replica polls the same instances, nothing is lost yet; one more failure "
+        "stops monitoring.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -112,11 +108,9 @@ def _shard_missing(settings: Settings) -> Alert:
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="No exporter polls a part of the fleet.",
-        description=(
-            "Shards without an exporter that can be scraped and polls: {{ $value }}. Their "
-            "instances are missing from every count and are not monitored. First: see which "
-            "targets are down."
-        ),
+        description="Shards without an exporter that can be scraped and polls: {{ $value }}. Their "
+        "instances are missing from every count and are not monitored. First: see which "
+        "targets are down.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -133,11 +127,9 @@ def _metrics_absent(settings: Settings) -> Alert:
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="The exporter answers but publishes no fleet metrics.",
-        description=(
-            "The exporter can be scraped but publishes no count of instances: it has not read "
-            "every inventory yet, or has never finished polling the fleet; /-/ready says which. "
-            "Alerts on the fleet cannot fire. First: ask /-/ready of each exporter."
-        ),
+        description="The exporter can be scraped but publishes no count of instances: it has not "
+        "read every inventory yet, or has never finished polling the fleet; /-/ready says which. "
+        "Alerts on the fleet cannot fire. First: ask /-/ready of each exporter.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -157,11 +149,9 @@ def _poll_stale(settings: Settings) -> Alert:
         keep_firing_for_s=360,
         severity=Severity.CRITICAL,
         summary="The exporter answers but has stopped polling.",
-        description=(
-            "Shard {{ $labels.shard }} of the fleet is not polled: the last complete poll cycle of "
-            f"an exporter is more than {n} poll intervals old. It has withdrawn its metrics of the "
-            "fleet. First: look at the exporter's log and processor, then restart it."
-        ),
+        description="Shard {{ $labels.shard }} of the fleet is not polled: the last complete poll "
+        f"cycle of an exporter is more than {n} poll intervals old. It has withdrawn its metrics "
+        "of the fleet. First: look at the exporter's log and processor, then restart it.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -178,11 +168,9 @@ def _poll_slow(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="An exporter has too many instances to poll in time.",
-        description=(
-            "Polls of {{ $labels.instance }} begin late by {{ $value | humanizePercentage }} of "
-            f"the poll interval, more than {percent(share)}. Use more shards, a longer poll "
-            "interval or a faster core."
-        ),
+        description="Polls of {{ $labels.instance }} begin late by {{ $value | humanizePercentage "
+        "}} of the poll interval, more than "
+        f"{percent(share)}. Use more shards, a longer poll interval or a faster core.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -204,11 +192,10 @@ def _replicas_disagree(settings: Settings) -> Alert:
         keep_firing_for_s=600,
         severity=Severity.WARNING,
         summary="Exporters of one shard disagree about which instances are healthy.",
-        description=(
-            "Healthy instances of shard {{ $labels.shard }}: its exporters differ by {{ $value }}, "
-            f"more than {percent(share)} of the shard. The larger count is used. One "
-            "of the exporters is cut off from a part of the fleet."
-        ),
+        description="Healthy instances of shard {{ $labels.shard }}: its exporters differ by {{ "
+        "$value }}, more than "
+        f"{percent(share)} of the shard. The larger count is used. One of the exporters is cut "
+        "off from a part of the fleet.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -222,11 +209,9 @@ def _reload_failed(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="An exporter refuses its new configuration.",
-        description=(
-            "{{ $labels.instance }} could not take over its configuration at the last reload. It "
-            "keeps its previous settings; a restart may fail. First: read the line "
-            "`reload refused` of its log."
-        ),
+        description="{{ $labels.instance }} could not take over its configuration at the last "
+        "reload. It keeps its previous settings; a restart may fail. First: read the line `reload "
+        "refused` of its log.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -240,12 +225,10 @@ def _gateway_unread(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="An exporter cannot read a gateway.",
-        description=(
-            "{{ $labels.instance }} cannot read {{ $labels.gateway }}/metrics. Latency, errors "
-            "and tokens of the fleet lack the requests that pass it; if it is the only gateway, "
-            "the alerts on them cannot fire. First: read the line `gateway cannot be read` of the "
-            "exporter's log."
-        ),
+        description="{{ $labels.instance }} cannot read {{ $labels.gateway }}/metrics. Latency, "
+        "errors and tokens of the fleet lack the requests that pass it; if it is the only "
+        "gateway, the alerts on them cannot fire. First: read the line `gateway cannot be read` "
+        "of the exporter's log.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -268,11 +251,9 @@ def _cluster_label_missing(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="Exporters of one shard list different numbers of instances.",
-        description=(
-            "Instances listed in shard {{ $labels.shard }}: {{ $value }} by one exporter, fewer by "
-            f"another one. Usual cause: two fleets without a label `{label}` of their own. Only "
-            "the larger one is monitored: the other one can die unnoticed."
-        ),
+        description="Instances listed in shard {{ $labels.shard }}: {{ $value }} by one exporter, "
+        f"fewer by another one. Usual cause: two fleets without a label `{label}` of their own. "
+        "Only the larger one is monitored: the other one can die unnoticed.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -295,11 +276,9 @@ def _telemetry_partial(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="Many healthy instances do not report metrics.",
-        description=(
-            "{{ $value | humanizePercentage }} of the polls found a healthy instance with missing "
-            f"or broken metrics, more than {percent(share)}. Speed and latency of the fleet are "
-            "based on fewer instances. Usual cause: an upgrade changed the format."
-        ),
+        description="{{ $value | humanizePercentage }} of the polls found a healthy instance with "
+        f"missing or broken metrics, more than {percent(share)}. Speed and latency of the fleet "
+        "are based on fewer instances. Usual cause: an upgrade changed the format.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -335,10 +314,8 @@ def _series_absent(settings: Settings, name: str, metric: str, *excuses: str) ->
         severity=Severity.WARNING,
         labels={"metric": metric},
         summary="A metric that the fleet used to report is missing.",
-        description=(
-            f"Healthy instances that report their {metric}: none of {{{{ $value }}}}. The "
-            "alert on it cannot fire."
-        ),
+        description=f"Healthy instances that report their {metric}: none of {{{{ $value }}}}. The "
+        "alert on it cannot fire.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -360,10 +337,9 @@ def _cardinality_high(settings: Settings) -> Alert:
         keep_firing_for_s=900,
         severity=Severity.WARNING,
         summary="An exporter publishes too many series.",
-        description=(
-            "Samples that {{ $labels.instance }} publishes: {{ $value | humanize }}. A label keeps "
-            "taking new values (model names, error types), which costs memory in Prometheus."
-        ),
+        description="Samples that {{ $labels.instance }} publishes: {{ $value | humanize }}. A "
+        "label keeps taking new values (model names, error types), which costs memory in "
+        "Prometheus.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -379,11 +355,9 @@ def _scrape_near_timeout(settings: Settings) -> Alert:
         keep_firing_for_s=600,
         severity=Severity.WARNING,
         summary="Scrapes of an exporter are close to their timeout.",
-        description=(
-            "Scraping {{ $labels.instance }} takes {{ $value | humanizeDuration }} of the "
-            f"{duration_text(prometheus.scrape_timeout)} scrape timeout. Beyond it the whole "
-            "fleet vanishes from Prometheus."
-        ),
+        description="Scraping {{ $labels.instance }} takes {{ $value | humanizeDuration }} of the "
+        f"{duration_text(prometheus.scrape_timeout)} scrape timeout. Beyond it the whole "
+        "fleet vanishes from Prometheus.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -395,9 +369,7 @@ WATCHDOG = Alert(
     # Others have a Watchdog too: theirs must not keep our dead man's switch quiet.
     labels=OUR_WATCHDOG,
     summary="The alerting pipeline works.",
-    description=(
-        "This alert always fires ({{ $value }}). Its receiver raises an alarm when it stops "
-        "arriving: then Prometheus, Alertmanager or the path between them is down."
-    ),
+    description="This alert always fires ({{ $value }}). Its receiver raises an alarm when it "
+    "stops arriving: then Prometheus, Alertmanager or the path between them is down.",
     dashboard=Dashboard.EXPORTER,
 )

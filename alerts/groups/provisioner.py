@@ -69,11 +69,9 @@ def _no_leader(settings: Settings) -> Alert:
         keep_firing_for_s=360,
         severity=Severity.WARNING,
         summary="No provisioner leads the fleet.",
-        description=(
-            "Provisioners that lead: none of the {{ $value }} that Prometheus knows. Instances "
-            "keep running, but failed instances are not replaced, rotation stops, and every change "
-            "is refused."
-        ),
+        description="Provisioners that lead: none of the {{ $value }} that Prometheus knows. "
+        "Instances keep running, but failed instances are not replaced, rotation stops, and every "
+        "change is refused.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -89,11 +87,9 @@ def _many_leaders(settings: Settings) -> Alert:
         keep_firing_for_s=360,
         severity=Severity.WARNING,
         summary="Several provisioners lead one fleet.",
-        description=(
-            "Provisioners that lead at the same time: {{ $value }}. They do not share a store: "
-            "each applies its own specification to the nodes and may remove instances of the "
-            "others."
-        ),
+        description="Provisioners that lead at the same time: {{ $value }}. They do not share a "
+        "store: each applies its own specification to the nodes and may remove instances of the "
+        "others.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -106,10 +102,8 @@ def _down(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="A provisioner cannot be scraped.",
-        description=(
-            "The provisioner {{ $labels.instance }} cannot be scraped. While another one leads, "
-            "nothing is lost yet; one more failure leaves the fleet without a leader."
-        ),
+        description="The provisioner {{ $labels.instance }} cannot be scraped. While another one "
+        "leads, nothing is lost yet; one more failure leaves the fleet without a leader.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -129,10 +123,8 @@ def _store_unavailable(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="A provisioner cannot use its store.",
-        description=(
-            "The provisioner {{ $labels.instance }} repeatedly fails to read or write its store. "
-            "It changes nothing meanwhile, and its view of the fleet gets old."
-        ),
+        description="The provisioner {{ $labels.instance }} repeatedly fails to read or write its "
+        "store. It changes nothing meanwhile, and its view of the fleet gets old.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -153,11 +145,9 @@ def _stalled(settings: Settings) -> Alert:
         keep_firing_for_s=360,
         severity=Severity.WARNING,
         summary="The leading provisioner is not reconciling.",
-        description=(
-            "The provisioner {{ $labels.instance }} leads and last reconciled {{ $value | "
-            "humanizeDuration }} ago (decades mean never). No standby takes over while it leads; "
-            "failed instances are not replaced."
-        ),
+        description="The provisioner {{ $labels.instance }} leads and last reconciled {{ $value | "
+        "humanizeDuration }} ago (decades mean never). No standby takes over while it leads; "
+        "failed instances are not replaced.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -171,10 +161,9 @@ def _node_unreachable(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="The provisioner cannot reach some nodes.",
-        description=(
-            "Nodes whose runtime does not answer the provisioner: {{ $value }}. It cannot start or "
-            "stop instances there; after the grace period it starts their instances elsewhere."
-        ),
+        description="Nodes whose runtime does not answer the provisioner: {{ $value }}. It cannot "
+        "start or stop instances there; after the grace period it starts their instances "
+        "elsewhere.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -188,11 +177,9 @@ def _reload_failed(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="A provisioner refuses its changed files.",
-        description=(
-            "The provisioner {{ $labels.instance }} could not take over its token file or "
-            "certificates at the last reload. Those from before stay in force. First: read the "
-            "line `reload refused` of its log."
-        ),
+        description="The provisioner {{ $labels.instance }} could not take over its token file or "
+        "certificates at the last reload. Those from before stay in force. First: read the "
+        "line `reload refused` of its log.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -211,10 +198,8 @@ def _instances_failed(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="Instances cannot be started.",
-        description=(
-            "Instances that used up all their tries, and failed later retries too: {{ $value }}. "
-            "They are missing from the fleet until the fault is fixed."
-        ),
+        description="Instances that used up all their tries, and failed later retries too: {{ "
+        "$value }}. They are missing from the fleet until the fault is fixed.",
         dashboard=Dashboard.EXPORTER,
     )
 
@@ -233,11 +218,9 @@ def _behind(settings: Settings) -> Alert:
         keep_firing_for_s=300,
         severity=Severity.WARNING,
         summary="The fleet does not converge to its specification.",
-        description=(
-            "{{ $value | humanizePercentage }} of the wanted instances run, are healthy and up to "
-            f"date: less than {percent(share)}, and not improved for {window}. Instances that were "
-            "never created, for lack of capacity, are in no inventory, and no other alert reports "
-            "them."
-        ),
+        description="{{ $value | humanizePercentage }} of the wanted instances run, are healthy "
+        f"and up to date: less than {percent(share)}, and not improved for {window}. Instances "
+        "that were never created, for lack of capacity, are in no inventory, and no other alert "
+        "reports them.",
         dashboard=Dashboard.EXPORTER,
     )

@@ -158,11 +158,8 @@ def _alert(indicator: Indicator, burn: Burn, settings: Settings) -> Alert:
         severity=Severity.CRITICAL if is_page else Severity.WARNING,
         labels={"long_window": long, "short_window": short},
         summary=indicator.summary,
-        description=(
-            f"{{{{ $value | humanizePercentage }}}} {indicator.what} in the last {long}. The "
-            f"objective is {percent(indicator.objective)}. The error budget of "
-            f"{duration_text(settings.slo.period)} burns at a rate above "
-            f"{number(round(factor, 2))}; the objective allows 1."
-            f"{indicator.where if is_page else ''}"
-        ),
+        description=f"{{{{ $value | humanizePercentage }}}} {indicator.what} in the last {long}. "
+        f"The objective is {percent(indicator.objective)}. The error budget of "
+        f"{duration_text(settings.slo.period)} burns at a rate above {number(round(factor, 2))}; "
+        f"the objective allows 1.{indicator.where if is_page else ''}",
     )
