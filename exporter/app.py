@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.canary import MAX_PATIENT, CanaryScheduler
+from exporter.config import assign, changed, restarts
 from exporter.connection import Bounds
 from exporter.counters import FleetCounters, TrafficCounters
 from exporter.descriptors import (
@@ -39,7 +40,6 @@ from exporter.options import (
 from exporter.poller import Poller
 from exporter.probe import Prober
 from exporter.publisher import Publisher
-from exporter.reload import assign, changed, restarts
 from exporter.resolver import Resolver
 from exporter.responses import ResponseSender
 from exporter.runbooks import Runbooks

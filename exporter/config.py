@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import ssl
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.counters import SPEED_KEPT_S
 from exporter.errors import InputError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from exporter.inventory import Shard
+    from exporter.settings import Setting
     from exporter.status import Transient
     from ollama_fleet.levels import Level
 
@@ -299,3 +300,28 @@ def _certificate_fault(path: str) -> str:
     except OSError as error:  # ssl.SSLError among them
         return error.strerror or str(error)
     return ""
+
+
+T = TypeVar("T")
+
+
+def changed(before: Config, after: Config) -> list[Setting]:
+    """Return the settings whose values differ."""
+    return [
+        setting
+        for setting in SETTINGS
+        if getattr(before, setting.attribute) != getattr(after, setting.attribute)
+    ]
+
+
+def restarts(settings: Sequence[Setting]) -> list[Problem]:
+    """Return a problem for each changed setting that a running exporter cannot take over."""
+    message = "needs a restart; nothing is changed"
+    return [Problem(setting.name, message) for setting in settings if setting.needs_restart]
+
+
+def assign(target: T, source: T, *, keep: Sequence[str] = ()) -> None:
+    """Give a dataclass that others hold the values of another one, except for some fields."""
+    for one in fields(source):  # type: ignore[arg-type]
+        if one.name not in keep:
+            setattr(target, one.name, getattr(source, one.name))

@@ -1,21 +1,22 @@
-"""Serve the runbooks of the alerts, as they are installed with the exporter."""
+"""Serve the runbooks of the alerts, with the subset of Markdown that they use as HTML."""
 
 from __future__ import annotations
 
 import html
 import re
 from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from exporter.markdown import to_html
 from exporter.page import page
 from ollama_fleet.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
 
 FOLDER = Path(__file__).parent.parent / "alerts" / "runbooks"
 PATH = "/runbooks/"
@@ -63,3 +64,125 @@ def _entry(name: str, text: str) -> str:
     facts = text.splitlines()[2].split(" · ")[:2]
     shown = html.escape(", ".join(facts))
     return f'<tr><td><a href="{PATH}{name}">{name}</a></td><td>{shown}</td></tr>'
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Inline = Callable[[str], str]
+    """Returns a line's text as HTML."""
+    Block = tuple[str, int]
+    """HTML, and how many lines it is made of."""
+
+FENCE = "```"
+HEADING = re.compile(r"(#{1,4}) (.+)")
+ITEM = re.compile(r"(- |\d+\. )(.*)")
+RULE_OF_TABLE = re.compile(r"\|[ :|-]+\|")
+INLINE = (
+    (re.compile(r"\*\*([^*]+)\*\*"), r"<strong>\1</strong>"),
+    (re.compile(r"\*([^ *][^*]*)\*"), r"<em>\1</em>"),
+    (re.compile(r"\[([^]]+)\]\((https?://[^\s)]+|[\w./#-]+)\)"), r'<a href="\2">\1</a>'),
+)
+CODE = re.compile(r"(`[^`]+`)")
+
+
+def to_html(text: str, name: Inline = str) -> str:
+    """Return a document as HTML; `name` may make links of words of the escaped text."""
+
+    def inline(line: str) -> str:
+        return "".join([name(_span(part)) for part in CODE.split(html.escape(line))])
+
+    return "\n".join(_blocks(text.splitlines(), inline))
+
+
+def _span(part: str) -> str:
+    if len(part) > 1 and part.startswith("`"):
+        return f"<code>{part[1:-1]}</code>"
+    for pattern, markup in INLINE:
+        part = pattern.sub(markup, part)
+    return part
+
+
+def _blocks(lines: Sequence[str], inline: Inline) -> list[str]:
+    found: list[str] = []
+    at = 0
+    while at < len(lines):
+        if not lines[at].strip():
+            at += 1
+            continue
+        block, n = _block(lines[at:], inline)
+        found.append(block)
+        at += n
+    return found
+
+
+def _block(lines: Sequence[str], inline: Inline) -> Block:
+    first = lines[0]
+    if first.startswith(FENCE):
+        return _fenced(lines)
+    if match := HEADING.match(first):
+        level = len(match[1])
+        return f"<h{level}>{inline(match[2])}</h{level}>", 1
+    if ITEM.match(first):
+        return _list(lines, inline)
+    if first.startswith("|"):
+        return _table(lines, inline)
+    paragraph = [first, *takewhile(_goes_on, lines[1:])]
+    return f"<p>{inline(' '.join(paragraph))}</p>", len(paragraph)
+
+
+def _goes_on(line: str) -> bool:
+    is_other = line.startswith((FENCE, "|")) or HEADING.match(line) or ITEM.match(line)
+    return bool(line.strip()) and not is_other
+
+
+def _fenced(lines: Sequence[str]) -> Block:
+    code = list(takewhile(lambda line: not line.startswith(FENCE), lines[1:]))
+    # In the order of the Tab key, for those who scroll with keys.
+    return f'<pre tabindex="0"><code>{html.escape(chr(10).join(code))}</code></pre>', len(code) + 2
+
+
+def _list(lines: Sequence[str], inline: Inline) -> Block:
+    """Return a list: an item goes on as long as lines are indented by its marker's width."""
+    kind = "ul" if lines[0].startswith("-") else "ol"
+    items = []
+    at = 0
+    while at < len(lines) and (match := ITEM.match(lines[at])) and _kind(match) == kind:
+        n = _length(lines[at:], len(match[1]))
+        within = [match[2], *(line[len(match[1]) :] for line in lines[at + 1 : at + n])]
+        items.append(f"<li>{_unwrapped(_blocks(within, inline))}</li>")
+        at += n
+    return f"<{kind}>{''.join(items)}</{kind}>", at
+
+
+def _kind(match: re.Match[str]) -> str:
+    return "ul" if match[1] == "- " else "ol"
+
+
+def _length(lines: Sequence[str], indent: int) -> int:
+    """Return how many lines the first item has."""
+    return next(
+        (at for at in count(1) if at >= len(lines) or _is_outside(lines[at], indent)), len(lines)
+    )
+
+
+def _is_outside(line: str, indent: int) -> bool:
+    return bool(line.strip()) and not line.startswith(" " * indent)
+
+
+def _unwrapped(blocks: Sequence[str]) -> str:
+    """Return the blocks of an item; its first paragraph is its text."""
+    first = blocks[0].removeprefix("<p>").removesuffix("</p>") if blocks else ""
+    return "\n".join([first, *blocks[1:]])
+
+
+def _table(lines: Sequence[str], inline: Inline) -> Block:
+    rows = list(takewhile(lambda line: line.startswith("|"), lines))
+    head, *body = [row for row in rows if not RULE_OF_TABLE.fullmatch(row.strip())]
+    parts = [_row(head, "th", inline), *(_row(row, "td", inline) for row in body)]
+    return f"<table>{''.join(parts)}</table>", len(rows)
+
+
+def _row(row: str, tag: str, inline: Inline) -> str:
+    cells = [inline(cell.strip()) for cell in row.strip().strip("|").split("|")]
+    return f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>"

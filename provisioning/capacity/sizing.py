@@ -14,7 +14,6 @@ from enum import StrEnum
 
 from ollama_fleet.durations import duration_text
 from ollama_fleet.levels import number, percent
-from provisioning.capacity import queueing
 from provisioning.capacity.errors import ImpossibleError
 
 DAY_S = 86_400.0
@@ -229,14 +228,14 @@ def _busy(demand: Demand, instance: Instance, working: Working) -> int:
     running = working.add(
         "requests at once",
         f"{figure(rate)} requests/s × {figure(duration_s)} s (Little's law)",
-        queueing.concurrency(rate, duration_s),
+        concurrency(rate, duration_s),
         "requests",
     )
     return working.count(
         "instances at peak",
         f"the fewest that refuse at most {percent(demand.max_refused)} of {figure(running)} "
         "requests at once (Erlang B)",
-        queueing.instances_for(running, demand.max_refused),
+        instances_for(running, demand.max_refused),
         "instances",
     )
 
@@ -360,3 +359,30 @@ def figure(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return number(float(f"{value:.4g}"))
+
+
+MAX_CONCURRENCY = 1e6
+"""More requests at once than any fleet has instances for."""
+
+
+def concurrency(requests_per_second: float, duration_s: float) -> float:
+    """Return how many requests run at once on average, by Little's law: L = λ × W."""
+    return requests_per_second * duration_s
+
+
+def instances_for(offered: float, max_refused: float) -> int:
+    """Return the fewest instances, at least one, that refuse at most a share of the requests.
+
+    Raises:
+        ImpossibleError: The load is beyond any fleet.
+    """
+    if offered > MAX_CONCURRENCY:
+        raise ImpossibleError(
+            f"{offered:,.0f} requests run at once, more than {MAX_CONCURRENCY:,.0f}: check "
+            "--developers, --requests-per-day, --peak-factor and --tokens-per-request"
+        )
+    n, inverse = 1, 1 + 1 / offered
+    while inverse * max_refused < 1:
+        n += 1
+        inverse = 1 + inverse * n / offered
+    return n

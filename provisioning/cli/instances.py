@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -13,12 +13,11 @@ import msgspec
 
 from ollama_fleet.colours import red
 from ollama_fleet.options import Choice, Group, json_option
-from provisioning.api.routes import Details, InstanceDocument
+from provisioning.api.routes import Details, EventDocument, InstanceDocument
 from provisioning.cli.common import ended_by_ctrl_c, with_client
 from provisioning.cli.completion import completing
-from provisioning.cli.events import event_line, following
 from provisioning.cli.instance_logs import log_file, print_log
-from provisioning.cli.listing import SORTS, list_text, show_text
+from provisioning.cli.listing import SORTS, event_text, list_text, moment, show_text
 from provisioning.cli.selection import (
     check_names,
     choice_options,
@@ -281,3 +280,27 @@ def _line(instance: InstanceDocument) -> str:
 
 def _print(value: Any, words: str, *, is_json: bool) -> None:
     click.echo(msgspec.json.encode(value).decode() if is_json else words)
+
+
+FOLLOW_S = 1.0
+LATE_S = 60.0
+"""An event is written this long after it has happened, at most: another may be there before it."""
+
+
+def following(
+    client: Client, filters: Mapping[str, Sequence[str]], known: Sequence[EventDocument]
+) -> Iterator[EventDocument]:
+    """Yield the known events, then each that is new, without an end."""
+    yield from known
+    while True:
+        time.sleep(FOLLOW_S)
+        newest_s = max((event.at_s for event in known), default=0.0)
+        found = client.events(filters, since_s=max(0.0, newest_s - LATE_S))
+        seen = set(known)
+        yield from (event for event in found if event not in seen)
+        known = found or known
+
+
+def event_line(event: EventDocument) -> str:
+    """Return an event on one line: time, instance, what has happened."""
+    return f"{moment(event.at_s)}  {event.id}  {event_text(event)}"

@@ -26,9 +26,8 @@ from provisioning.demo import (
     service_level,
     traffic,
 )
-from provisioning.demo.breaking import break_until_paged
 from provisioning.demo.errors import DemoError
-from provisioning.demo.on_call import OnCall
+from provisioning.demo.on_call import OnCall, break_until_paged
 from provisioning.demo.plan import Plan, Settings, gather, make_plan
 from provisioning.demo.ports import Claims, Ports, url_of
 from provisioning.demo.processes import Children, answers_ok

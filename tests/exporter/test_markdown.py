@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from exporter.markdown import to_html
-from exporter.runbooks import FOLDER
+from exporter.runbooks import FOLDER, to_html
 
 TAG = re.compile(r"</?(\w+)[^>]*>")
 KNOWN = {

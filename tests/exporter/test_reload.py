@@ -18,9 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from exporter import catalogue
 from exporter.app import Exporter
 from exporter.catalogue import Series
-from exporter.config import Config, Given, build
+from exporter.config import Config, Given, build, changed, restarts
 from exporter.errors import ExporterError, InputError
-from exporter.reload import changed, restarts
 from exporter.settings import SETTINGS
 from tests.exporter.canaries import ANSWER, llama_server
 from tests.exporter.canaries import answering as answering_canaries

@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from provisioning.capacity.live import daily_peaks
-from provisioning.capacity.trend import Trend, trend
+from provisioning.capacity.live import Trend, daily_peaks, trend
 
 
 def peaks(n_days: int, per_day: float = 0.0, noise: float = 0.0, seed: int = 1) -> dict[int, float]:

@@ -15,9 +15,9 @@ import pytest
 from aiohttp import web
 
 from provisioning.demo import on_call
-from provisioning.demo.breaking import break_until_paged
 from provisioning.demo.errors import DemoError
 from provisioning.demo.fleet import Demo
+from provisioning.demo.on_call import break_until_paged
 from provisioning.demo.plan import Plan
 from provisioning.demo.report import ALERT
 from provisioning.demo.rundir import RunDir
