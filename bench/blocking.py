@@ -1,8 +1,4 @@
-"""Measure for how long our exporter's event loop does not turn, from outside and from inside.
-
-In:   a Bench, a SimulatedFleet and, from outside, a RunningExporter.
-Out:  rows and sentences. A scraper takes the whole page every few seconds meanwhile.
-"""
+"""Measure for how long our exporter's event loop does not turn, from outside and from inside."""
 
 from __future__ import annotations
 

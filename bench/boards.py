@@ -1,7 +1,5 @@
 """Measure what the dashboards cost Prometheus at the fleet's size: each query of each panel.
 
-In:   a Bench and a RunningExporter over servers that give every figure. Out: sentences.
-
 Prometheus watches the fleet for some cycles. What it then knows of the fleet, the nodes, the models
 and one node's instances is made its past of six hours, in which nothing changed; then every query
 is asked over these hours as Grafana asks it.

@@ -1,7 +1,5 @@
 """Measure real containers: how fast ours are made and removed, and what each takes.
 
-In:   a Bench. Out: sentences. Fails with BenchError where a container is not made or removed.
-
 One containerd, one image, one machine: our runtime and a shell loop of `ctr` take turns, so that
 whatever else the machine does falls on both. Left out without root or without the programs.
 """

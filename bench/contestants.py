@@ -1,9 +1,4 @@
-"""Make and remove containers in two ways: by our runtime, and by containerd's own command.
-
-In:   names; a containerd that runs, and the image's archive.
-Out:  containers of one image, with one command and the same limits, several made at once.
-Fails with ContainerError (ours) or BenchError (ctr) where one is not made or not removed.
-"""
+"""Make and remove containers in two ways: by our runtime, and by containerd's own command."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Measure our exporter while half of its fleet is dead, which must cost less than a whole one.
-
-In:   a Bench, a SimulatedFleet and a RunningExporter.
-Out:  rows, for connections that are reset and that are refused; how long recovery takes.
-"""
+"""Measure our exporter while half of its fleet is dead, which must cost less than a whole one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Servers that answer badly, each kind on a port of its own: `python -m bench.faulty`.
-
-In:   the first port. Serves until it is ended.
-These are faults that a simulated instance does not have.
-"""
+"""Servers that answer badly, each kind on a port of its own: `python -m bench.faulty`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Measure how many requests the gateway passes on, beside a plain nginx that takes servers in turn.
 
-In:   a Bench. Out: sentences, one for a small fleet and one for the fleet's size.
-
 One nginx with a fixed answer stands for all instances; load, proxy and instances share the machine,
 so the ratio of the CPU time per request is given too. Both proxies have as many workers,
 connections and kept connections, and take turns, so that a machine under load slows both.

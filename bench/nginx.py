@@ -1,9 +1,4 @@
-"""Real nginx with fixed answers, to hold others against.
-
-In:   the texts to answer with, by path.
-Out:  a running nginx with one process, on every address of the loopback network.
-Fails with ProgramError where there is no nginx.
-"""
+"""Real nginx with fixed answers, to hold others against."""
 
 from __future__ import annotations
 

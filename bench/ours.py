@@ -1,7 +1,4 @@
-"""Measure our exporter, as the process that a person starts: its cycles and its page.
-
-In:   a Bench and a SimulatedFleet. Out: rows.
-"""
+"""Measure our exporter, as the process that a person starts: its cycles and its page."""
 
 from __future__ import annotations
 

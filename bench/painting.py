@@ -1,7 +1,4 @@
-"""Measure how long the exporter's page `/fleet` takes in a browser at the fleet's size.
-
-In:   a Bench and a RunningExporter. Out: a sentence.
-"""
+"""Measure how long the exporter's page `/fleet` takes in a browser at the fleet's size."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Measure what others need for the same fleet, each as a process of its own.
-
-In:   a Bench and a SimulatedFleet. Out: rows.
-"""
+"""Measure what others need for the same fleet, each as a process of its own."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Read what the kernel counts for a process.
-
-In:   a process id.
-Out:  CPU time and resident memory; parsing is apart from reading.
-"""
+"""Read what the kernel counts for a process."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Measure the provisioner: how fast it makes a fleet, and what it costs while all is well.
 
-In:   a Bench. Out: sentences, one for each store.
-
 The fleet is simulated: starts take a second or two and some tries fail, but no CPU. So what is
 measured is deciding, writing, and keeping watch; real containers cost their node's CPU on top.
 """

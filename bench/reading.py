@@ -1,7 +1,4 @@
-"""Measure how long an inventory takes to read, beside the parsers that everybody has.
-
-In:   a Bench. Out: one sentence for each form.
-"""
+"""Measure how long an inventory takes to read, beside the parsers that everybody has."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Measure real Prometheus: as the reader of our page, and as the poller of the whole fleet.
-
-In:   a Bench, a SimulatedFleet and a RunningExporter. Out: rows.
-Simulated instances answer with JSON, which Prometheus does not read: for its polling, nginx stands
-in for them, with the article's three figures as a fixed page on every address.
-"""
+"""Measure real Prometheus: as the reader of our page, and as the poller of the whole fleet."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Hold the simulator against nginx with fixed answers: CPU time per request, same client.
-
-In:   a Bench and a SimulatedFleet. Out: a sentence.
-"""
+"""Hold the simulator against nginx with fixed answers: CPU time per request, same client."""
 
 from __future__ import annotations
 

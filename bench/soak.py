@@ -1,10 +1,4 @@
-"""Measure whether our exporter's memory stays flat while every instance is ill in some way.
-
-In:   a Bench, which says for how long.
-Out:  a row with the growth, and sentences: memory at each tenth of the time, outcomes of polls.
-Each of 20 kinds of fault has as many instances; each instance is polled every second. With 15 of
-each that is half of what two processors bear, as many answers are as long as they may be.
-"""
+"""Measure whether our exporter's memory stays flat while every instance is ill in some way."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Write the findings as one table with ratios and targets, or as JSON. Pure.
-
-In:   Rows and sentences. Out: text. Units are in the head; a figure that there is not is a dash.
-"""
+"""Write the findings as one table with ratios and targets, or as JSON. Pure."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""A real etcd cluster on loopback, whose members can be killed, paused and started again.
-
-In:   the program (`tests.conftest.program("etcd")`), a folder, how many members.
-Out:  a Cluster that serves, and is gone with its processes after the block.
-"""
+"""A real etcd cluster on loopback, whose members can be killed, paused and started again."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""A past for Prometheus, so that what looks back over hours finds something there.
-
-In:   values by series, promtool, and the folder of Prometheus' time series before it starts.
-Out:  blocks in there, made by promtool, in which every series had its value all the time.
-"""
+"""A past for Prometheus, so that what looks back over hours finds something there."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""A real provisioner that has nothing to make, for tests of what watches one.
-
-In:   a folder, an address, the processes of a test. Out: a provisioner that leads and has a
-specification, whose pool is empty.
-"""
+"""A real provisioner that has nothing to make, for tests of what watches one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """A node's containerd behind its real nginx, set up by the files and commands that operators get.
 
-In:   how the node is reached, with folders of the test's own in place of the machine's.
-Out:  an Authority that signs nodes and provisioners; nginx, run as the node's unit runs it.
-
 What the commands say to the machine's package manager, to systemd and of its users is written down
 and not done.
 """

@@ -1,8 +1,4 @@
-"""Judge what arrived while a scenario was played. Pure.
-
-In:   a Scenario, and what arrived from its fault to its end.
-Out:  every complaint, as words; none where exactly the right messages came and say what they must.
-"""
+"""Judge what arrived while a scenario was played. Pure."""
 
 from __future__ import annotations
 

@@ -1,11 +1,6 @@
 """A fleet and everything that watches it, each part real and breakable.
 
-In:   a Plan.
-Out:  a Lab: simulated fleet, exporter, Prometheus with a past, Alertmanager, receivers.
-Leaving the block stops all of it. Fails with DemoError where a part does not start or ends by
-itself; with LabError where one of them refuses what it is asked.
-
-    fleet ◄── exporter ◄── path ◄── Prometheus ──► Alertmanager ──► inbox
+fleet ◄── exporter ◄── path ◄── Prometheus ──► Alertmanager ──► inbox
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The receivers: a real web server and a real mail server that keep what arrives, and when.
-
-In:   Alertmanager's requests and mails.
-Out:  Inbox.notifications and Inbox.mails, in the order of arrival.
-"""
+"""The receivers: a real web server and a real mail server that keep what arrives, and when."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""How fast everything goes: the shipped intervals and windows, or short ones made from them.
-
-In:   which of the two, and what `ollama-fleet alerts list --json` says.
-Out:  a Pace, and the settings that `ollama-fleet alerts build --config.file` takes. Pure.
-"""
+"""How fast everything goes: the shipped intervals and windows, or short ones made from them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The parts of a lab: their configuration, and how each is started.
-
-In:   a Plan: folder, ports, pace, programs and the fleet's size.
-Out:  files in the folder, and a ChildSpec for each part. Fails with DemoError.
-"""
+"""The parts of a lab: their configuration, and how each is started."""
 
 from __future__ import annotations
 

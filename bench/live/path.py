@@ -1,9 +1,4 @@
-"""The path between Prometheus and the exporter, which can be broken: a TCP proxy.
-
-In:   where it listens and where the exporter does.
-Out:  bytes both ways; while the path is broken none, as behind a firewall that drops packets:
-      connections are accepted by the kernel and nothing is ever said.
-"""
+"""The path between Prometheus and the exporter, which can be broken: a TCP proxy."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The scenarios: what is broken, who must be told of it, and what the messages must say. Data.
-
-In:   a Lab.
-Out:  SCENARIOS by name; LABS says which of them share a lab, one after the other.
-"""
+"""The scenarios: what is broken, who must be told of it, and what the messages must say. Data."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Write the results as one table with the complaints below. Pure.
-
-In:   Results of one pace. Out: text; times in whole seconds, a dash where there is none.
-"""
+"""Write the results as one table with the complaints below. Pure."""
 
 from __future__ import annotations
 

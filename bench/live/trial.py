@@ -1,9 +1,4 @@
-"""Play one scenario in a lab: break, wait for the message, heal, wait until all is over.
-
-In:   a Lab in which nothing is wrong, and a Scenario.
-Out:  a Result: when what arrived, and every complaint about it. Nothing is raised about alerts:
-      a message that does not come is a complaint too.
-"""
+"""Play one scenario in a lab: break, wait for the message, heal, wait until all is over."""
 
 from __future__ import annotations
 

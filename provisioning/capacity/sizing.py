@@ -373,6 +373,9 @@ def concurrency(requests_per_second: float, duration_s: float) -> float:
 def instances_for(offered: float, max_refused: float) -> int:
     """Return the fewest instances, at least one, that refuse at most a share of the requests.
 
+    By Erlang's loss formula, which holds for requests that come independently of each other: an
+    instance runs one at a time, and the gateway refuses what finds none free.
+
     Raises:
         ImpossibleError: The load is beyond any fleet.
     """

@@ -1,9 +1,4 @@
-"""Keep a fleet in this process: for tests, and for fleets that may be lost with it.
-
-In:   a MemoryBackend, which several stores and leaderships of one event loop share.
-Out:  MemoryStore, MemoryLeadership.
-Fails with FencedError and CompactedError; it is always there.
-"""
+"""Keep a fleet in this process: for tests, and for fleets that may be lost with it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,4 @@
-"""Lints of the expressions in rules: series, labels and functions, read from their trees.
-
-In:   groups of rules and the Settings that they were made with.
-Out:  faults, a sentence each, which begins with the name of the rule; none where all is well.
-What series there are, `alerts.series` and the recording rules tell; what of its own Prometheus has
-is told here.
-"""
+"""Lints of the expressions in rules: series, labels and functions, read from their trees."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Fleets of any size as promtool's input series: what an exporter publishes while things happen.
-
-In:   What happens to a fleet, as steps: `[(120, 60), (1, 59)]` is 60 for two hours, then 59.
-Out:  The series of it, each fleet with a `cluster` label of its own.
-"""
+"""Fleets of any size as promtool's input series: what an exporter publishes while things happen."""
 
 from __future__ import annotations
 

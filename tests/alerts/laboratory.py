@@ -1,8 +1,5 @@
 """See which mutants of the rules no promtool test notices.
 
-In:   rules, the promtool tests of them, and mutants.
-Out:  the mutants that survive.
-
 Each mutant is the rules with one of them changed. Many share a promtool run: the changed rule, all
 that rests on it and the cases that look at these are copied, under names that carry the mutant's
 number. What promtool reports as failed names the copy, and so the mutant that is found out.

@@ -1,9 +1,4 @@
-"""Lints of rules that need no PromQL: names, texts, labels, durations.
-
-In:   groups of rules and the Settings that they were made with.
-Out:  faults, a sentence each, which begins with the name of the rule; none where all is well.
-The lints are those of mixtool, pint and Prometheus' own good practices that matter here.
-"""
+"""Lints of rules that need no PromQL: names, texts, labels, durations."""
 
 from __future__ import annotations
 

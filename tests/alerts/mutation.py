@@ -1,10 +1,4 @@
-"""Change a rule in every small way that matters.
-
-In:   a rule.
-Out:  its mutants: comparisons turned and made stricter or laxer at their boundary, numbers, `for`
-and `keep_firing_for` moved, set operators, aggregations and the severity swapped. Strings, label
-matchers, ranges and offsets are left alone.
-"""
+"""Change a rule in every small way that matters."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Play what happens to fleets through the rules, and say which alerts fire, and when first.
-
-In:   Scenarios, each in a cluster of its own; many share a promtool run.
-Out:  By scenario, the minute of each page and ticket; how that differs from what is wanted.
-"""
+"""Play what happens to fleets through the rules, and say which alerts fire, and when first."""
 
 from __future__ import annotations
 

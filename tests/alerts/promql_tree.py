@@ -1,9 +1,4 @@
-"""Look into PromQL as trees: which series, functions and labels an expression has.
-
-In:   PromQL as text, or trees that promql_parser made of it.
-Out:  parts of the tree, and the labels that every series of its result carries for certain.
-Fails with ValueError where a text is no PromQL.
-"""
+"""Look into PromQL as trees: which series, functions and labels an expression has."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Read the built rules and their promtool tests, and run promtool.
-
-In:   `alerts/rules/*.yml`, and `tests/alerts/rules/` with a file per alert and the scenarios.
-Out:  Rules in the order of their evaluation, TestFiles, promtool's verdict.
-Which names an expression mentions is told by tokens of PromQL; dependencies follow from that.
-"""
+"""Read the built rules and their promtool tests, and run promtool."""
 
 from __future__ import annotations
 

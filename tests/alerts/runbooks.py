@@ -1,9 +1,4 @@
-"""Read the runbooks, and find what they name that does not exist.
-
-In:   `alerts/runbooks/*.md`.
-Out:  Runbooks; lists of faults, one sentence each, empty where all is well.
-What exists is told by the code itself: catalogue, rules, settings, commands, pages.
-"""
+"""Read the runbooks, and find what they name that does not exist."""
 
 from __future__ import annotations
 

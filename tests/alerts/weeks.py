@@ -1,8 +1,4 @@
-"""Fleets during four simulated weeks as promtool's input series: days, nights and weekends.
-
-In:   What happens to a fleet's traffic and latency, as functions of the hours since a Monday.
-Out:  The series that an exporter publishes of it, a sample each five minutes.
-"""
+"""Fleets during four simulated weeks as promtool's input series: days, nights and weekends."""
 
 from __future__ import annotations
 

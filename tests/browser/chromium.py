@@ -1,9 +1,4 @@
-"""A real Chromium, and pages in it that note whatever a browser complains about.
-
-In:   the system's Chromium.
-Out:  pages that show `/fleet`.
-Fails with ChromiumMissingError, whose text says what to install.
-"""
+"""A real Chromium, and pages in it that note whatever a browser complains about."""
 
 from __future__ import annotations
 

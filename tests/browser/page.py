@@ -1,9 +1,4 @@
-"""The page `/fleet` as a person has it: what is painted where, what is said, what can be pressed.
-
-In:   a Playwright page that shows `/fleet`.
-Out:  pixels, texts and timings. Pixels are read from a copy of the canvas, since reading the canvas
-      itself would make it another one.
-"""
+"""The page `/fleet` as a person has it: what is painted, what is said, what can be pressed."""
 
 from __future__ import annotations
 

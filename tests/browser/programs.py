@@ -1,8 +1,4 @@
-"""The programs behind the page: a simulated fleet and the exporter, as processes.
-
-In:   a folder to run in, how many instances, how often they are polled.
-Out:  their addresses; faults that befall instances. Both are stopped when the block ends.
-"""
+"""The programs behind the page: a simulated fleet and the exporter, as processes."""
 
 from __future__ import annotations
 

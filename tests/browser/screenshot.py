@@ -1,9 +1,4 @@
-"""Make the picture of the page that the README shows.
-
-In:   where to; a real Chromium, a simulated fleet with faults, the real exporter.
-Out:  a PNG. `python -m tests.browser.screenshot docs/fleet.png`
-Fails with ChromiumMissingError or ChildError.
-"""
+"""Make the picture that the README shows: `python -m tests.browser.screenshot docs/fleet.png`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Measure how long the page takes, in a real Chromium.
-
-In:   the address of an exporter that knows its fleet.
-Out:  Timings.
-Fails with ChromiumMissingError.
-"""
+"""Measure how long the page takes, in a real Chromium."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Ask a real Prometheus what a dashboard asks it.
-
-In:   Asked, the choices of a dashboard, a time range that ends now.
-Out:  Answer: the series, how long it took, and what Prometheus said to it.
-"""
+"""Ask a real Prometheus what a dashboard asks it."""
 
 from __future__ import annotations
 

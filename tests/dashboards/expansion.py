@@ -1,10 +1,5 @@
 """What a dashboard asks Prometheus, with the variables filled in as Grafana fills them in.
 
-In:   the JSON of a dashboard, what is chosen at its top, and the time range.
-Out:  Asked, one for each query of a panel, a variable or an annotation; and PromQL that Prometheus
-      takes.
-Fails with UnknownVariableError where a query names a variable that the dashboard does not have.
-
 To ask everything that a dashboard asks:
 
     chosen = choices(document, node=["node-1", "node-2"], instance_id="node-1:8001")

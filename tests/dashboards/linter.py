@@ -1,8 +1,5 @@
 """The rules of grafana/dashboard-linter, for whole dashboards.
 
-In:   the JSON of a dashboard, finished.
-Out:  its faults, by rule. A rule is a function of the document that yields (where, what is wrong).
-
 The names are the linter's, and so are the demands: `docs/index.md` there, and where it differs
 `lint/*.go`. Stricter here: what is only a warning there is a fault; rules about panels hold for all
 types that ask something; units of overrides are looked at as well; there is no LogQL, so no rule

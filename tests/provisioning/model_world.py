@@ -1,9 +1,4 @@
-"""A fleet in a few dictionaries: what decide's actions do to it, without any waiting.
-
-In:   a Fleet, the records and containers to begin with, a source of dice.
-Out:  `step`: one call of decide on what can be observed, its promises checked, its actions begun.
-Operations end in later steps, well or not, as the dice say while the world is wild.
-"""
+"""A fleet in a few dictionaries: what decide's actions do to it, without any waiting."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What may be wrong with a node of the model world.
-
-In:   a node's fault, and what an operation is about to do there.
-Out:  what becomes of it. Pure but for the dice; never fails.
-"""
+"""What may be wrong with a node of the model world."""
 
 from __future__ import annotations
 

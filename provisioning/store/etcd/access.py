@@ -1,9 +1,4 @@
-"""How to reach etcd: addresses, TLS, a user; needs nothing that has to be installed.
-
-In:   what a person wrote in options.
-Out:  Access, and the files' contents when a connection is made.
-Fails with StoreError where a file cannot be read or options contradict each other.
-"""
+"""How to reach etcd: addresses, TLS, a user; needs nothing that has to be installed."""
 
 from __future__ import annotations
 

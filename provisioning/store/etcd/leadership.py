@@ -1,10 +1,8 @@
 """Leadership among the provisioners of a fleet, by a key in etcd that goes with a lease.
 
-In:   the fleet's leader key, who is leading, how long the lease is to be.
-Out:  a LeaderSession; its epoch is the revision that made the key: every write compares it.
-Fails with StoreUnavailableError while waiting; a session ends by its own clock if etcd is silent.
-etcd deletes the key when its lease ends: by itself when the holder dies or hangs, at once when it
-is given back.
+The epoch of a session is the revision that made the key: every write compares it. A session ends by
+its own clock if etcd is silent. etcd deletes the key when its lease ends: by itself when the holder
+dies or hangs, at once when it is given back.
 """
 
 from __future__ import annotations

@@ -1,8 +1,5 @@
 """What a query makes of given series: one row of a table of promises.
 
-In:   a query as a dashboard has it, series with their values, what is chosen.
-Out:  Case, and all cases as one file of promtool's tests.
-
 Series begin at 0 and come every 15 seconds; all is asked for at `AT`. A number stands for a series
 that always has that value; text is promtool's notation: `0+15x240` grows by one per second.
 Results are rounded and without a name, so that no expected value needs 15 digits.

@@ -1,7 +1,6 @@
 """What every runtime promises: one suite that all implementations pass.
 
-In:   a fixture `lab`, which makes runtimes of one node and containers that behave as a test asks.
-Out:  a test per promise of provisioning/runtime/base.py. A test module inherits the suite:
+A test module inherits the suite, and has a fixture `lab`:
 
     class TestProcessRuntime(RuntimeContract):
         "The process runtime keeps the promises of every runtime."

@@ -1,8 +1,4 @@
-"""Make Python of the message definitions; `python -m tests.provisioning.runtime.generated`.
-
-In:   provisioning/runtime/containerd_messages.proto.
-Out:  its `_pb2.py` and `_pb2.pyi`, each with a banner.
-"""
+"""Make Python of the message definitions; `python -m tests.provisioning.runtime.generated`."""
 
 from __future__ import annotations
 
