@@ -11,7 +11,7 @@ from exporter.canary import CanaryOptions, CanaryScheduler
 from exporter.model import CanaryOutcome, CanaryState
 from tests.exporter.engines.bodies import LLAMACPP_METRICS
 from tests.exporter.engines.test_generation import LLAMACPP_LINES
-from tests.exporter.pollers import Polled, polling, target
+from tests.exporter.pollers import Polled, target, watching
 from tests.exporter.servers import Handler, response, serving
 from tests.waiting import eventually
 
@@ -105,6 +105,6 @@ def answering(answer: bytes) -> Handler:
 async def asking(generate: Handler, metrics: bytes = IDLE, **changed: Any) -> AsyncIterator[Polled]:
     """Send canaries to one llama-server."""
     async with serving(llama_server(generate, metrics)) as port:
-        async with polling(target("a", port, engine="llamacpp")) as polled:
+        async with watching(target("a", port, engine="llamacpp")) as polled:
             async with canarying(polled, **changed):
                 yield polled

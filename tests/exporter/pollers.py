@@ -11,6 +11,7 @@ from functools import partial
 
 from prometheus_client import Counter, Gauge
 
+from exporter.config import Config
 from exporter.counters import FleetCounters
 from exporter.engines.auto import all_engines
 from exporter.engines.base import MAX_TOKENS_PER_SECOND
@@ -105,6 +106,11 @@ class Polled:
         await self.publisher.publish()
         assert self.publisher.rendered_scrape is not None
         return b"".join(self.publisher.rendered_scrape.exposition.parts(Format.TEXT)).decode()
+
+
+def patient(of: Config) -> Config:
+    """Return the configuration with time-outs that no poll reaches, however busy the machine is."""
+    return replace(of, poll_health_timeout=PATIENCE_S, poll_metrics_timeout=PATIENCE_S)
 
 
 def target(

@@ -262,13 +262,12 @@ async def test_silence_takes_all_the_time(full: socket.socket, other: socket.soc
 
 
 async def test_the_deadline_is_for_all_addresses_together(full: socket.socket) -> None:
-    """Would each silent one have a second of its own, it would take seven."""
-    deadline_s = asyncio.get_running_loop().time() + 1.0
+    """Would each silent one have half a second of its own, it would be longer than a test may."""
+    addresses = ["127.0.0.1", *["127.0.0.2"] * 1000]
 
-    failure = await Asked(["127.0.0.1", *["127.0.0.2"] * 7], port_of(full), within_s=1.0).fails()
+    failure = await Asked(addresses, port_of(full), within_s=0.5).fails()
 
     assert Outcome.CONNECT_TIMEOUT == failure.outcome
-    assert deadline_s + 5.0 > asyncio.get_running_loop().time()
 
 
 async def test_a_connection_that_is_given_up_while_it_connects_is_closed(

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -22,7 +23,6 @@ from exporter.selfmetrics import Request
 from exporter.steps import STEP
 from tests.exporter.engines.bodies import ANSWERS, LLAMACPP_METRICS
 from tests.exporter.pollers import (
-    INTERVAL_S,
     PATIENCE_S,
     Polled,
     hastily_polling,
@@ -84,16 +84,6 @@ def fleet_metrics(**figures: float) -> dict[str, bytes]:
 
 polling_over_cycles = partial(polling, interval_s=1.2, health_timeout_s=0.7, metrics_timeout_s=0.8)
 """Poll so that most hung polls outlast their cycle's last tick, and none comes near the next's."""
-THREE_INTERVALS = pytest.approx(3 * INTERVAL_S, abs=0.3)
-
-
-async def moments_of_polls(polled: Polled, instance_id: str, *, n: int) -> list[float]:
-    """Return when the next polls of an instance begin, in seconds since 1970."""
-    moments_s = []
-    for _ in range(n):
-        await polled.polled_again(instance_id)
-        moments_s.append(polled.polled_at_s(instance_id))
-    return moments_s
 
 
 async def cycles_have_ended(polled: Polled, *, n: int) -> None:
@@ -221,7 +211,7 @@ async def test_an_instance_that_refuses_costs_no_task_at_each_poll(engine: str) 
         made.append(repr(work))
         return asyncio.Task(work, loop=loop)
 
-    async with polling(target("a", free_port(), engine)) as polled:
+    async with watching(target("a", free_port(), engine)) as polled:
         await polled.polled_again("a")
         asyncio.get_running_loop().set_task_factory(make)
         for _ in range(2):
@@ -233,14 +223,21 @@ async def test_an_instance_that_refuses_costs_no_task_at_each_poll(engine: str) 
 
 
 async def test_polls_of_an_instance_are_one_interval_apart() -> None:
-    """Who else takes the processor makes some polls late, but hardly those of ten runs."""
-    async with serving(answering(FLEET)) as port, watching(target("a", port)) as polled:
-        apart_s: list[float] = []
-        while not apart_s or (len(apart_s) < 10 and apart_s[-1] != THREE_INTERVALS):
-            moments_s = await moments_of_polls(polled, "a", n=5)
-            apart_s.append(moments_s[-1] - moments_s[1])
+    step_s, clock, moments_s = 0.05, HeldClock(1_800_000_000.02), list[float]()
+    async with serving(answering(FLEET)) as port:
+        async with watching(target("a", port), interval_s=1.0, clock=clock) as polled:
 
-    assert THREE_INTERVALS == apart_s[-1], apart_s
+            def has_been_polled_often() -> bool:
+                if polled.is_idle("a"):
+                    clock.move(step_s)
+                if (polled_at_s := polled.polled_at_s("a")) not in (0.0, *moments_s[-1:]):
+                    moments_s.append(polled_at_s)
+                return len(moments_s) == 5
+
+            await eventually(has_been_polled_often)
+
+    apart_s = [after_s - before_s for before_s, after_s in pairwise(moments_s)]
+    assert [pytest.approx(1.0, abs=step_s)] * 4 == apart_s
 
 
 async def test_an_unchanged_target_keeps_its_connection_when_others_change() -> None:
@@ -476,7 +473,7 @@ async def test_auto_gives_slow_figures_their_whole_time() -> None:
         while data := await reader.read(4096):
             for path in [part.split()[1].decode() for part in data.split(b"\r\n\r\n") if part]:
                 if path == "/api/metrics":
-                    await asyncio.sleep(INTERVAL_S * 0.3)
+                    await asyncio.sleep(0.3)
                 known = path in FLEET
                 writer.write(response(FLEET[path]) if known else response(b"", "404 Not Found"))
 

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from exporter.model import Target
 from exporter.probe import MAX_PROBES, Prober
 from ollama_fleet.clock import SystemClock
-from tests.exporter.pollers import Polled, polling, target
+from tests.exporter.pollers import Polled, target, watching
 from tests.exporter.servers import answering, hanging, serving
 from tests.waiting import eventually
 
@@ -25,13 +25,9 @@ Client = TestClient[Request, Application]
 
 
 @asynccontextmanager
-async def probing(
-    *targets: Target, timeout_s: float = 90.0
-) -> AsyncIterator[tuple[Polled, Client]]:
+async def probing(*targets: Target) -> AsyncIterator[tuple[Polled, Client]]:
     """Give a client of a poller that polls nothing by itself."""
-    async with polling(
-        *targets, interval_s=1000.0, health_timeout_s=timeout_s, metrics_timeout_s=timeout_s
-    ) as polled:
+    async with watching(*targets, interval_s=1000.0) as polled:
         app = Application()
         Prober(polled.poller, SystemClock()).add_to(app)
         async with TestClient(TestServer(app)) as client:
@@ -89,16 +85,19 @@ async def test_what_is_not_in_the_inventory_is_not_asked() -> None:
 
 async def test_probes_beyond_the_limit_are_told_to_come_again() -> None:
     asked: list[int] = []
+    may_end = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(1)
-        await hanging(reader, writer)
+        await may_end.wait()
+        await answering(FLEET)(reader, writer)
 
-    async with serving(handle) as port, probing(target("a", port), timeout_s=3.0) as (_, client):
+    async with serving(handle) as port, probing(target("a", port)) as (_, client):
         running = [asyncio.create_task(probe(client, "a")) for _ in range(MAX_PROBES)]
         await eventually(lambda: len(asked) == MAX_PROBES)
         async with client.get("/probe", params={"target": "a"}) as response:
             assert (503, "1") == (response.status, response.headers["Retry-After"])
+        may_end.set()
         statuses = [(await one)[0] for one in running]
         assert [200] * MAX_PROBES == statuses
         assert 200 == (await probe(client, "a"))[0]

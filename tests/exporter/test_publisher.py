@@ -4,6 +4,7 @@ import asyncio
 import gc
 import gzip
 import threading
+import time
 import weakref
 import zlib
 from collections.abc import AsyncIterator, Iterable
@@ -35,7 +36,7 @@ class Compressors:
 
     def __call__(self, *settings: Any) -> Any:
         self.n_made += 1
-        assert self.gate.wait(10.0)
+        assert self.gate.wait(100.0)
         return self._make(*settings)
 
 
@@ -279,7 +280,9 @@ async def test_young_garbage_is_collected_with_each_edition(polled: Polled) -> N
 
 
 async def test_a_page_says_how_large_it_is_and_when_it_was_made(polled: Polled) -> None:
+    began_s = time.monotonic()
     rendered_scrape = await edition_of(polled)
+    took_s = time.monotonic() - began_s
     body = joined(rendered_scrape.plain(Format.TEXT)).decode()
 
     n_samples = sum(not line.startswith("#") for line in body.splitlines())
@@ -287,4 +290,4 @@ async def test_a_page_says_how_large_it_is_and_when_it_was_made(polled: Polled) 
     assert rendered_scrape.exposition.rendered_at_s == value_of(
         polled.metrics.exposition_rendered_at_s
     )
-    assert 0 < value_of(polled.metrics.exposition_duration_s) < 1
+    assert 0 < value_of(polled.metrics.exposition_duration_s) <= took_s

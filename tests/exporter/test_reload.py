@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from exporter.settings import SETTINGS
 from tests.exporter.canaries import ANSWER, llama_server
 from tests.exporter.canaries import answering as answering_canaries
 from tests.exporter.fetching import Fetched, fetch
+from tests.exporter.pollers import patient
 from tests.exporter.servers import answering, serving
 from tests.waiting import eventually
 
@@ -33,8 +34,6 @@ FLEET = {
 }
 QUICK = {
     "poll.interval": "400ms",
-    "poll.health-timeout": "90ms",
-    "poll.metrics-timeout": "95ms",
     "web.listen-address": "127.0.0.1:0",
 }
 TOKEN = "0123456789abcdef"  # noqa: S105
@@ -44,7 +43,7 @@ BEARER = f"Bearer {TOKEN}"
 def config(**settings: str) -> Config:
     """Return a configuration; `log__window` stands for `log.window`."""
     given = {name.replace("__", ".").replace("_", "-"): text for name, text in settings.items()}
-    return build({name: Given((text,), name) for name, text in {**QUICK, **given}.items()})
+    return patient(build({name: Given((text,), name) for name, text in {**QUICK, **given}.items()}))
 
 
 @dataclass
@@ -165,7 +164,7 @@ async def test_canaries_can_be_switched_on_and_off(tmp_path: Path) -> None:
     async with serving(llama_server(answering_canaries(ANSWER))) as port:
         inventory = fleet(tmp_path, "a", port=port)
         async with site(inventory=inventory, poll__interval="100ms") as pages:
-            on = {"canary__period": "100ms", "canary__timeout": "50ms"}
+            on = {"canary__period": "100ms"}
             await pages.reload(inventory=inventory, poll__interval="100ms", **on)
             first = (await pages.settings())["canary.period"]
             await eventually(pages.has_canaries)
@@ -188,10 +187,7 @@ async def test_a_url_that_does_not_answer_keeps_its_last_list(tmp_path: Path) ->
         pages = await stack.enter_async_context(site(inventory=url))
         before = await pages.ids()
         await server.aclose()
-        pages.wanted = build(
-            {name: Given((text,), name) for name, text in QUICK.items()},
-            {"inventory": Given((url, other), "")},
-        )
+        pages.wanted = replace(config(inventory=url), inventory=(url, other))
         done = await pages.exporter.reread()
 
         assert done.endswith("instances=2 added=1 removed=0 changed=0")

@@ -199,7 +199,7 @@ async def test_bodies_that_readers_do_not_share_are_bounded_in_bytes_but_one_is_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     own = metrics()
-    sender = ResponseSender(own, timeout_s=30.0, max_own_bytes=1000)
+    sender = ResponseSender(own, timeout_s=100.0, max_own_bytes=1000)
     body = Body({}, [b"x" * 30_000_000], own_bytes=30_000_000)
     async with sending(sender, body) as (port, _):
         first = await Reader.asking(port, "/page")

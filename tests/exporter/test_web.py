@@ -103,7 +103,7 @@ def web_of(
     sources: Callable[[], Sequence[SourceState]] = tuple,
     prometheus_url: str = "",
     of: UiConfig | None = None,
-    write_timeout_s: float = 30.0,
+    write_timeout_s: float = 100.0,
     max_own_bytes: int = MAX_OWN_BYTES,
     max_responses: int = MAX_RESPONSES,
     max_connections: int = 200,

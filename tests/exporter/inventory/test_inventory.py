@@ -25,7 +25,7 @@ def listed(*entries: object) -> bytes:
 
 
 @asynccontextmanager
-async def inventory_of(*texts: str | Path, timeout_s: float = 5.0) -> AsyncIterator[Inventory]:
+async def inventory_of(*texts: str | Path, timeout_s: float = 100.0) -> AsyncIterator[Inventory]:
     settings = SourceSettings(timeout_s=timeout_s)
     inventory = Inventory(sources_for(map(str, texts), settings), clock=HeldClock())
     try:

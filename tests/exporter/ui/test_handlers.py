@@ -28,6 +28,7 @@ from exporter.ui.handlers import INDEX, MAX_KEPT, PATH, ResultCache, read
 from exporter.ui.prometheus import QUERIES
 from exporter.web import HEADERS
 from tests.exporter.fetching import Fetched, fetch
+from tests.exporter.pollers import patient
 from tests.exporter.servers import answering, serving
 from tests.exporter.ui.building import written
 from tests.exporter.ui.prometheuses import Asked, result, threshold
@@ -40,8 +41,6 @@ HEALTHY = {
 ANSWERS = ("/fleet/map", "/fleet/changes?layout=l&revision=1", "/fleet/worst")
 QUICK = {
     "poll.interval": "400ms",
-    "poll.health-timeout": "380ms",
-    "poll.metrics-timeout": "390ms",
     "inventory.refresh-interval": "50ms",
     "web.listen-address": "127.0.0.1:0",
     "log.level": "warning",
@@ -101,7 +100,7 @@ def instance(id_: str, port: int, **rest: str) -> dict[str, Any]:
 def config(inventory: Path, **settings: str) -> Config:
     given = {name.replace("__", ".").replace("_", "-"): text for name, text in settings.items()}
     texts = {**QUICK, "inventory": str(inventory), **given}
-    return build({name: Given((text,), name) for name, text in texts.items()})
+    return patient(build({name: Given((text,), name) for name, text in texts.items()}))
 
 
 @asynccontextmanager
@@ -386,7 +385,7 @@ async def test_the_same_question_about_a_revision_is_worked_out_once(
         return worst_of.worst(*given)
 
     monkeypatch.setattr(handlers, "worst", counted)
-    async with site(tmp_path, instance("a", port), poll__interval="60s") as pages:
+    async with site(tmp_path, instance("a", port), poll__interval="1h") as pages:
         same = await asyncio.gather(*[pages.worst(node="n1") for _ in range(5)])
         other = await pages.worst()
 
