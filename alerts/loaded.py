@@ -44,10 +44,7 @@ class Loaded:
 def difference(rule: Recording | Alert, twins: tuple[LoadedRule, ...], other_expr: str) -> str:
     """Return how a rule differs from what is loaded of it; empty if it does not.
 
-    Args:
-        rule: Ours.
-        twins: What is loaded of it.
-        other_expr: The expression of one of them that means something else; empty if none does.
+    `other_expr` is that of a twin that means something else; empty if none does.
     """
     if not twins:
         return NOT_LOADED

@@ -36,13 +36,7 @@ def listing(settings: Settings) -> str:
 
 
 def checked(result: Result, *, is_all: bool = False, paint: Callable[[str], str] = str) -> str:
-    """Return a summary, and a line for each alert below the answer that it got.
-
-    Args:
-        result: Of the check.
-        is_all: Show recording rules as well.
-        paint: Marks what is refused or fires.
-    """
+    """Return a summary, and a line for each alert below the answer that it got."""
     parts = [_summary(result), *result.mixed_up]
     sections = (
         *_refused(result),

@@ -131,14 +131,7 @@ class Report:
 
 
 def judge(cluster: str, hours: Sequence[Hour], *, availability: float, requests: float) -> Report:
-    """Return the report of some hours, without the causes of the worst.
-
-    Args:
-        cluster: The fleet.
-        hours: All of the period, at least one.
-        availability: The objective.
-        requests: The objective of requests that succeed.
-    """
+    """Return the report of some hours, without the causes of the worst."""
     covered, missing = (sum(values) for values in zip(*map(_minutes, hours), strict=True))
     counted = [hour for hour in hours if hour.requests is not None]
     n_requests = sum(hour.requests or 0.0 for hour in counted)

@@ -135,12 +135,7 @@ class Grafana:
     ) -> None:
         """Create a dashboard or put another version over it.
 
-        Args:
-            content: The whole document.
-            version: That was read; 0 if there was none.
-            folder_uid: Where to put it; empty for the top level.
-            is_overwriting: Whether to replace a version other than the one that was read.
-            message: For the dashboard's history.
+        `version` is the one that was read; 0 if there was none.
 
         Raises:
             ChangedError: It has another version by now.

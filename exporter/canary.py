@@ -98,13 +98,7 @@ def plan(
 ) -> Prompt | CanaryResult:
     """Return the prompt to send, or the result of a canary that is skipped.
 
-    Args:
-        request: The canary request of its engine.
-        values: What its last poll reported.
-        model: What it is known to serve; empty while that is unknown.
-        options: The canary settings.
-        stay: How long its model stays in memory, as far as that is known.
-        now_s: The time on the instance's clock, in seconds since 1970 UTC.
+    `model` is what it is known to serve; empty while that is unknown.
     """
     if values.requests_running or values.requests_queued:
         return BUSY

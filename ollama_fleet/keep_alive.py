@@ -68,13 +68,7 @@ def chosen(loaded: Sequence[Model], name: str) -> Model | None:
 
 
 def watch(stay: Stay | None, model: LoadedModel | None, now_s: float) -> Stay | None:
-    """Return the stay of a model after one more look at `/api/ps`.
-
-    Args:
-        stay: The stay as known so far.
-        model: The model as it is loaded now.
-        now_s: The time on the instance's clock, in seconds since 1970 UTC.
-    """
+    """Return the stay of a model after one more look at `/api/ps`."""
     if model is None or model.expires_at_s is None:
         return None
     expires_s = model.expires_at_s

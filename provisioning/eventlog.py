@@ -109,10 +109,7 @@ class EventLog:
     def succeeded(self, key: Hashable, message: str, *, quiet_s: float = 0.0) -> bool:
         """Take note of a try that succeeded; return whether an outage ends with it.
 
-        Args:
-            key: As of `failed`.
-            message: Logged if the outage was.
-            quiet_s: So long no try must have failed.
+        It ends once no try has failed for `quiet_s`.
         """
         tries = self._tries.setdefault(key, _Tries())
         tries.n_tries += tries.n_failed > 0

@@ -264,12 +264,7 @@ HEAD = ("POOL", "", "INSTANCES", "CREATE", "REMOVE", "REPLACE", "MOVE")
 
 
 def plan_text(plan: Plan, *, has_refusals: bool = True) -> str:
-    """Return the plan as lines, without a line end after the last.
-
-    Args:
-        plan: What would change.
-        has_refusals: Whether to say which nodes cannot be changed so; see `in_use_text`.
-    """
+    """Return the plan as lines, without a line end after the last."""
     if plan.is_empty:
         return f"fleet {plan.fleet}: nothing to change"
     refused = [in_use_text(plan.nodes_in_use)] if has_refusals and plan.nodes_in_use else []

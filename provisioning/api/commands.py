@@ -254,15 +254,7 @@ class Commands:
         leader: Callable[[], Awaitable[str | None]],
         fleet: str,
     ) -> None:
-        """Decide on the cache's view, write to the store as the term of the loop allows.
-
-        Args:
-            store: Where to write.
-            cache: What the store holds.
-            loop: Holds the term; knows nodes and orphans.
-            leader: Returns the URL of the provisioner that leads.
-            fleet: Its name, as its specification must have it.
-        """
+        """Decide on the cache's view, write to the store as the term of the loop allows."""
         self._store = store
         self._cache = cache
         self._loop = loop
@@ -291,9 +283,7 @@ class Commands:
     async def put_spec(self, fleet: Fleet, expected: int | None) -> Plan:
         """Put a checked specification in force; return what changes.
 
-        Args:
-            fleet: The whole specification.
-            expected: The version that must be in force, 0 for none, or ANY; None: whichever is.
+        `expected` is the version that must be in force: 0 for none, or ANY; None: whichever is.
 
         Raises:
             OutdatedError: Another version is in force.

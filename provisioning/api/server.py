@@ -112,18 +112,8 @@ class Api:
     ) -> None:
         """Put the operations together.
 
-        Args:
-            cache: What the store holds.
-            commands: Change the fleet.
-            tokens: Who may change it.
-            metrics: Count requests, and are served.
-            clock: For ages.
-            fleet: Its name, as its specification must have it.
-            version: Of the release.
-            audit_path: Where writes and denied requests are recorded; None: nowhere.
-            own_names: Hosts that requests may be for, besides addresses and `localhost`.
-            log_of: Returns where an instance's log is on a node.
-            reload: Reads the provisioner's files again.
+        Requests may be for `own_names` besides addresses and `localhost`; without `audit_path`
+        nothing is recorded.
 
         Raises:
             AuditFileError: The file cannot be written.

@@ -36,15 +36,7 @@ def list_text(
     most: int | None = None,
     paint: Callable[[str], str] = str,
 ) -> str:
-    """Return a table, and the count of each phase.
-
-    Args:
-        instances: In this order.
-        now_s: For ages.
-        is_cut: Whether to shorten long notes.
-        most: How many of them to show.
-        paint: Marks the lines of those that have failed.
-    """
+    """Return a table, and the count of each phase."""
     if not instances:
         return "no instances"
     listed = instances[:most]

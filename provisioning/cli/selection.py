@@ -58,13 +58,6 @@ def chosen(
 ) -> Sequence[str]:
     """Return the ids of the instances that a command is for.
 
-    Args:
-        client: Lists instances.
-        ids: As they were given.
-        filters: Values by filter; several values mean any of them.
-        name: Of the command: `drain`.
-        is_agreed: Do not ask.
-
     Raises:
         click.UsageError: Neither ids nor filters are there, or both.
         click.ClickException: No instance matches, or there is no terminal to ask on.

@@ -216,12 +216,7 @@ def as_json(
 
 
 def left_behind(plan: Plan, n_processes: int) -> str:
-    """Return what goes on after the run; empty: nothing does.
-
-    Args:
-        plan: Of the run.
-        n_processes: How many instances that are processes were left.
-    """
+    """Return what goes on after the run; empty: nothing does."""
     left = []
     if n_processes:
         left.append(f"instances that go on as processes, as --keep-instances asks: {n_processes:,}")

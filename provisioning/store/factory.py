@@ -35,14 +35,7 @@ def open_store(
 ) -> Opened:
     """Return the store of a fleet, and its leadership for `holder`, the URL of our API.
 
-    Args:
-        url: See the head of this module.
-        fleet: Its name; a SQLite file holds one fleet, an etcd cluster any number.
-        clock: Paces looks and leases.
-        holder: What others see of us while we lead.
-        credentials: For etcd only.
-        lease_s: For etcd: how long a leader that is silent stays the leader; 2 at least.
-        memory: For `memory:`, what is shared with other stores; None: nothing.
+    `lease_s` is etcd's: how long a leader that is silent stays the leader; 2 at least.
 
     Raises:
         StoreError: It cannot be opened; says what to write instead, or what to install.
