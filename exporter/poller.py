@@ -15,7 +15,6 @@ from exporter.scrape_target import ScrapeTarget
 from exporter.selfmetrics import Request
 from exporter.status import Departed, StatusHistory
 from exporter.steps import batched, run_in_steps, sorted_in_steps
-from ollama_fleet.tables import count_text
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -85,10 +84,6 @@ class Poller:
         self.ticked_s: float | None = None
         """When polls were last started, on the monotonic clock; None before the first time."""
         metrics.open_connections.set_function(self._n_open)
-
-    def __repr__(self) -> str:
-        instances = count_text(len(self._scrape_targets), "instance")
-        return f"<Poller {instances}, {count_text(self._n_open(), 'open connection')}>"
 
     @property
     def scrape_targets(self) -> Mapping[str, ScrapeTarget]:

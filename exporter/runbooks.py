@@ -31,9 +31,6 @@ class Runbooks:
             path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))
         }
 
-    def __repr__(self) -> str:
-        return f"<Runbooks: {len(self._texts)}>"
-
     def add_to(self, app: web.Application) -> None:
         """Add the routes to an application; a name may end in `.md`, as that of its file does."""
         app.add_routes([web.get(PATH, self._index), web.get(f"{PATH}{{name}}", self._runbook)])

@@ -160,9 +160,6 @@ class ScrapeTarget:
         self._describe(target)
         self._show(None, options.clock.unix_s())
 
-    def __repr__(self) -> str:
-        return f"<ScrapeTarget {self.target.id} {self.target.url} {self.row.status}>"
-
     def successor(self, target: Target) -> ScrapeTarget:
         """Return the watch for a changed target: totals and the last failure stay known."""
         is_moved = (target.host, target.port) != (self.target.host, self.target.port)

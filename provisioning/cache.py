@@ -56,9 +56,6 @@ class Cache:
         self._listeners: list[OnChange] = []
         self._events = EventLog(log, clock)
 
-    def __repr__(self) -> str:
-        return f"<Cache of {len(self._stored):,} instances, revision {self._revision}>"
-
     @property
     def view(self) -> View | None:
         """Return the latest view; None: none was had yet. It does not change any more."""

@@ -216,9 +216,6 @@ class ReconcileLoop:
         self._was_refused = False  # some of what the last reconcile was to begin
         self._n_reconciles = 0
 
-    def __repr__(self) -> str:
-        return f"<ReconcileLoop: {self._n_reconciles:,}, {self._dispatcher!r}>"
-
     @property
     def term(self) -> Term | None:
         """Return the term that writes carry; None: this provisioner does not lead."""
@@ -438,10 +435,6 @@ class Controller:
         self._leadership = leadership
         self._clock = clock
         self._standby = Standby(leadership, clock, on_answer=loop.store_health.note_written)
-
-    def __repr__(self) -> str:
-        role = f"leads, epoch {self.term.epoch}" if self.term else "waits"
-        return f"<Controller {role}, {self.loop!r}>"
 
     @property
     def term(self) -> Term | None:

@@ -83,9 +83,6 @@ class Dispatcher:
         self._tasks: dict[Operation, asyncio.Task[Outcome]] = {}
         self._ended: list[tuple[Operation, Outcome]] = []
 
-    def __repr__(self) -> str:
-        return f"<Dispatcher: {self.n_running} running, {len(self._ended)} ended>"
-
     @property
     def n_running(self) -> int:
         """Return how many operations are going on."""

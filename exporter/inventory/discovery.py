@@ -84,9 +84,6 @@ class DiscoverySource:
         self._max_bytes = max_bytes
         self._digest = b""
 
-    def __repr__(self) -> str:
-        return f"<DiscoverySource: {self.name}>"
-
     async def read(self) -> bytes | None:
         """Return the list, or None when it is the one that was returned last.
 

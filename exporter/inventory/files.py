@@ -47,9 +47,6 @@ class FileSource:
         self._clock = clock
         self._known: _Version | None = None
 
-    def __repr__(self) -> str:
-        return f"<FileSource: {self.name}>"
-
     async def read(self) -> bytes | None:
         """Return the file's bytes, or None when they have not changed since the last time.
 

@@ -168,9 +168,6 @@ class HttpSource:
         self.age_s = 0.0
         """How old the last answer was, as it says; 0: it does not say."""
 
-    def __repr__(self) -> str:
-        return f"<HttpSource: {self.name}>"
-
     async def read(self) -> bytes | None:
         """Return the body, or None when it has not changed since the last time.
 

@@ -27,7 +27,6 @@ from exporter.model import Target
 from exporter.steps import with_pauses
 from ollama_fleet.clock import Clock, SystemClock
 from ollama_fleet.problems import MAX_PROBLEMS, Problem
-from ollama_fleet.tables import count_text
 
 log = logging.getLogger("exporter.inventory")
 
@@ -193,11 +192,6 @@ class Inventory:
         self._targets: Listed = ()
         self._counted_twice: Sequence[tuple[str, str]] = ()
         self._one_at_a_time = asyncio.Lock()
-
-    def __repr__(self) -> str:
-        sources = ", ".join(self._described(state) for state in self.states)
-        instances = count_text(len(self._targets), "instance")
-        return f"<Inventory: {instances} (shard {self._shard}); {sources}>"
 
     @property
     def targets(self) -> tuple[Target, ...]:

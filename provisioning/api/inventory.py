@@ -61,9 +61,6 @@ class Inventory:
         self.revision = revision
         self.rows = rows
 
-    def __repr__(self) -> str:
-        return f"<Inventory of {len(self.rows):,} instances, revision {self.revision}>"
-
     @cached_property
     def body(self) -> bytes:
         """Return the list that the exporter reads."""

@@ -51,9 +51,6 @@ class RunDir:
         self.gateway = path / "gateway"
         self.page_url = path / "page.url"
 
-    def __repr__(self) -> str:
-        return f"<RunDir {self.path}>"
-
 
 @contextmanager
 def claimed(wanted: Path | None) -> Iterator[RunDir]:

@@ -131,9 +131,6 @@ class SimulatorRuntime:
         self._timeout_s = timeout_s
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
-    def __repr__(self) -> str:
-        return f"<SimulatorRuntime of {self._fleet} at {self._url}>"
-
     async def start(self, container: ContainerSpec) -> None:
         """Order the container; nothing happens where it runs already."""
         what = f"start of {container.name} on {self._node}"

@@ -88,9 +88,6 @@ class RunningFleet:
         """What the limit of open files leaves room for; new ones beyond it are reset."""
         self._server = server
 
-    def __repr__(self) -> str:
-        return f"<RunningFleet on port {self.port}: {self._server!r}>"
-
     @property
     def inventory(self) -> list[dict[str, object]]:
         """Return one entry per listed instance: id, url, node, model, engine, state, ..."""

@@ -143,9 +143,6 @@ class Fleet:
         self._n_injected = 0
         self._watchers: list[Callable[[frozenset[int]], None]] = []
 
-    def __repr__(self) -> str:
-        return f"<Fleet of {len(self.states):,} instances, {len(self._active)} faults>"
-
     @property
     def instances(self) -> tuple[Instance, ...]:
         """Return all instances there are, in the order in which they began."""

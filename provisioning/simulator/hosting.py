@@ -177,10 +177,6 @@ class ContainerHost:
         self._listeners_by_node: defaultdict[str, set[Listener]] = defaultdict(set)
         fleet.watch(self._changed)
 
-    def __repr__(self) -> str:
-        n_containers = len(self._container_by_index)
-        return f"<ContainerHost of {n_containers:,} containers, {self.n_listeners} listeners>"
-
     @property
     def n_listeners(self) -> int:
         """Return how many clients watch now."""

@@ -102,9 +102,6 @@ class FleetServer:
         self._emptied = asyncio.Event()
         fleet.watch(self._faults_changed)
 
-    def __repr__(self) -> str:
-        return f"<FleetServer of {self.fleet!r}, {len(self._connections):,} connections>"
-
     @property
     def n_connections(self) -> int:
         """Return how many connections are open."""

@@ -165,10 +165,6 @@ class LeaderSession:
         self._until_s = math.inf
         self._over = asyncio.Event()
 
-    def __repr__(self) -> str:
-        state = "over" if self._over.is_set() else "going on"
-        return f"<LeaderSession of {self._term.holder}, epoch {self._term.epoch}, {state}>"
-
     @property
     def term(self) -> Term:
         """Return the term that writes carry."""

@@ -47,9 +47,6 @@ class MemoryBackend:
         self._n_terms = 0
         self._changed = asyncio.Event()
 
-    def __repr__(self) -> str:
-        return f"<MemoryBackend of {len(self.stored):,} instances, revision {self.revision}>"
-
     async def changed(self) -> None:
         """Return at the next write, or when a term ends."""
         await self._changed.wait()

@@ -160,9 +160,6 @@ class Client:
             grpc.ssl_channel_credentials(*access.credentials.tls()) if access.is_secure else None
         )
 
-    def __repr__(self) -> str:
-        return f"<etcd client of {', '.join(self.access.members)}, at {self.member}>"
-
     @property
     def member(self) -> str:
         """Return the address of the member that is asked now."""
