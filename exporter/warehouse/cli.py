@@ -238,11 +238,11 @@ def show_trend(
     Speed per instance against its own past, in percent a month with a 95 % interval: for the fleet,
     each hardware and each node. It needs weeks, and is good after months.
     """
-    from exporter.warehouse import daily, plot, report, trend  # scipy takes a second to import
+    from exporter.warehouse import plot, report, trend  # scipy takes a second to import
 
     store = Warehouse(place, endpoint_url=endpoint_url)
-    days = daily.days_since(store, since_s)
-    stretches = daily.stretches(store, days)
+    days = trend.days_since(store, since_s)
+    stretches = trend.stretches(store, days)
     found = trend.trend(stretches, days[0], days[-1])
     for path in pictures:
         plot.draw(found, stretches, path)
@@ -305,21 +305,21 @@ def explain_outliers(
     Any label of the inventory, model, engine, version, quantisation, hardware and node. Each node
     counts once, and p-values are corrected for the number of values.
     """
-    from exporter.warehouse import daily, explain, outliers, report, trend  # scipy takes a second
+    from exporter.warehouse import explain, report, trend  # scipy takes a second
 
     store = Warehouse(place, endpoint_url=endpoint_url)
     is_ageing = kind == Outliers.AGEING
-    days = daily.days_since(store, since_s or (365 * DAY_S if is_ageing else DAY_S))
-    seen = outliers.seen(store, days[-1:] if is_ageing else days)
+    days = trend.days_since(store, since_s or (365 * DAY_S if is_ageing else DAY_S))
+    seen = explain.seen(store, days[-1:] if is_ageing else days)
     if is_ageing:
-        is_outlier = outliers.ageing(
-            trend.trend(daily.stretches(store, days), days[0], days[-1]).ageing
+        is_outlier = explain.ageing(
+            trend.trend(trend.stretches(store, days), days[0], days[-1]).ageing
         )
     elif kind == Outliers.FAILING:
-        is_outlier = outliers.failing(failing_below)
+        is_outlier = explain.failing(failing_below)
     else:
-        is_outlier = outliers.slow(seen, slow_below)
-    subjects = outliers.subjects(seen, is_outlier)
+        is_outlier = explain.slow(seen, slow_below)
+    subjects = explain.subjects(seen, is_outlier)
     found = explain.explanations(subjects)
     if is_json:
         click.echo(json.dumps(report.explained_json(subjects, found), indent=2))

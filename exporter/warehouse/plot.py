@@ -13,9 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from exporter.warehouse.daily import Stretch
 from exporter.warehouse.errors import StorageError
-from exporter.warehouse.trend import MONTH_DAYS, WEEK_DAYS, Trend
+from exporter.warehouse.trend import MONTH_DAYS, WEEK_DAYS, Stretch, Trend
 from ollama_fleet.files import write_whole
 
 UNLABELLED = "no hardware label"

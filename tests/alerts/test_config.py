@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from alerts import config
+from alerts.config import PROFILES
 from alerts.errors import SettingsError
 from alerts.model import Severity
 from alerts.settings import Settings
 from ollama_fleet.levels import Level
+from tests.alerts import limits, promtool
+from tests.alerts.promtool import Rule
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -236,3 +239,30 @@ def test_labels_and_annotations_that_cannot_be_added_to_all_alerts_are_refused(
     (problem,) = refusal(written(tmp_path, text))
 
     assert fault in problem
+
+
+def rules_of(profile: str) -> tuple[Rule, ...]:
+    return promtool.read_rules(promtool.RULES / profile)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_alerts_of_a_profile_begin_where_its_settings_say(
+    profile: str, promtool_binary: Path, tmp_path: Path
+) -> None:
+    file = limits.limits_of(profile)
+    rules = [rule for rule in rules_of(profile) if rule.name not in file.fed]
+    seen = promtool.foundations(file.mentioned, rules)
+
+    written = promtool.write(tmp_path, [one for one in rules if one.name in seen], file.document)
+    result = promtool.run(promtool_binary, written)
+
+    assert 0 == result.returncode, result.stdout
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_rule_that_differs_has_a_test_near_its_limit(profile: str) -> None:
+    differing = {rule.name for rule, _ in limits.differing(rules_of(profile))}
+    tested = {name for file in limits.tests_of(profile) for name in file.mentioned}
+
+    assert not differing - tested
+    assert not {each.name for each in limits.LIMITS[profile]} - differing

@@ -6,8 +6,7 @@ from datetime import date
 
 import numpy as np
 
-from exporter.warehouse.daily import Identity, Stretch, Unit
-from exporter.warehouse.trend import MONTH_DAYS
+from exporter.warehouse.trend import MONTH_DAYS, Identity, Stretch, Unit
 
 FIRST, LAST = date(2025, 1, 1), date(2025, 12, 31)
 N_DAYS = 365

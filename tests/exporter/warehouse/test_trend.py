@@ -20,11 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.warehouse.cli import warehouse
-from exporter.warehouse.daily import Stretch
 from exporter.warehouse.errors import WarehouseError
 from exporter.warehouse.schema import INSTANCE_HOURS
 from exporter.warehouse.storage import Warehouse
-from exporter.warehouse.trend import Estimate, holm, jumps, trend
+from exporter.warehouse.trend import Estimate, Stretch, holm, jumps, trend
 from tests.conftest import ROOT
 from tests.exporter.warehouse.ageing import FAST, FIRST, LAST, LOSS, NODES, year
 from tests.exporter.warehouse.test_export import Answering
