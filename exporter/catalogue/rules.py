@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from exporter.catalogue.series import Kind, Series
+from exporter.catalogue.series import gauge
 
-HEALTHY_THRESHOLD = Series(
-    "fleet:ollama_healthy_instances:threshold",
-    Kind.GAUGE,
-    "Too few instances are healthy below this.",
+HEALTHY_THRESHOLD = gauge(
+    "fleet:ollama_healthy_instances:threshold", "Too few instances are healthy below this."
 )
-LATENCY_THRESHOLD = Series(
+LATENCY_THRESHOLD = gauge(
     "fleet:ollama_request_latency_seconds:threshold",
-    Kind.GAUGE,
     "The p99 of request latency is too high above this.",
 )
-SPEED_THRESHOLD = Series(
+SPEED_THRESHOLD = gauge(
     "fleet:ollama_tokens_per_second:threshold",
-    Kind.GAUGE,
     "The generation capacity of the fleet is too low below this.",
 )
-NODE_SPEED_THRESHOLD = Series(
+NODE_SPEED_THRESHOLD = gauge(
     "fleet:ollama_node_speed_ratio:threshold",
-    Kind.GAUGE,
     "A node is slow below this share of the speed of its peers.",
 )
-QUEUED_THRESHOLD = Series(
+QUEUED_THRESHOLD = gauge(
     "fleet:ollama_requests_queued_per_instance:threshold",
-    Kind.GAUGE,
     "Too many requests are queued above this number per healthy instance.",
 )
-REQUEST_SUCCESS_THRESHOLD = Series(
-    "fleet:ollama_request_success_ratio:threshold",
-    Kind.GAUGE,
-    "Objective: share of the requests that succeed.",
+REQUEST_SUCCESS_THRESHOLD = gauge(
+    "fleet:ollama_request_success_ratio:threshold", "Objective: share of the requests that succeed."
 )

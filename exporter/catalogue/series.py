@@ -31,6 +31,21 @@ class Series:
         return self.name.removesuffix("_total") if self.kind is Kind.COUNTER else self.name
 
 
+def gauge(name: str, meaning: str, labels: tuple[str, ...] = ()) -> Series:
+    """Return a series that goes up and down."""
+    return Series(name, Kind.GAUGE, meaning, labels)
+
+
+def counter(name: str, meaning: str, labels: tuple[str, ...] = ()) -> Series:
+    """Return a series that only rises; its name ends in `_total`."""
+    return Series(name, Kind.COUNTER, meaning, labels)
+
+
+def histogram(name: str, meaning: str, labels: tuple[str, ...] = ()) -> Series:
+    """Return a series of buckets, with their sum and count."""
+    return Series(name, Kind.HISTOGRAM, meaning, labels)
+
+
 INSTANCE = ("instance_id", "node")
 """What identifies an instance. What may change under a running server is in its `_info`."""
 OF_MODEL = (*INSTANCE, "model")
