@@ -71,7 +71,10 @@ def sections(command: click.Command, context: click.Context) -> Iterator[str]:
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             if below := command.get_command(context, name):
-                yield from sections(below, PageContext(below, info_name=name, parent=context))
+                yield from sections(
+                    below,
+                    PageContext(below, info_name=name, parent=context, **below.context_settings),
+                )
 
 
 def page(title: str, summary: str, body: str) -> str:
@@ -92,7 +95,7 @@ def pages() -> Iterator[tuple[str, str]]:
         except MissingExtraError:
             continue
         if command is not None:
-            context = PageContext(command, info_name=name, parent=root)
+            context = PageContext(command, info_name=name, parent=root, **command.context_settings)
             title = f"{NAME}-{name}"
             yield title, page(title, part.summary, "".join(sections(command, context)))
 

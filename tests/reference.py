@@ -294,7 +294,7 @@ def _anchored(path: str) -> str:
 
 def _context(parent: click.Context, name: str) -> click.Context:
     command = parent.command.get_command(parent, name)  # type: ignore[attr-defined]
-    return click.Context(command, parent, info_name=name)
+    return click.Context(command, parent, info_name=name, **command.context_settings)
 
 
 def _below(context: click.Context) -> Iterator[click.Context]:
