@@ -32,7 +32,7 @@ from tests.conftest import program, refuse
 
 IMAGE = "busybox:tests"
 CGROUPS = Path("/sys/fs/cgroup")
-START_LIMIT_S = 30.0
+START_LIMIT_S = 100.0
 POLL_S = 0.02
 APPLETS = ("sh", "sleep", "cat", "echo", "true", "touch", "httpd", "env", "id", "ls")
 LAUNCH = "umount /sys/fs/cgroup/unified 2>/dev/null; exec containerd --config "

@@ -66,7 +66,7 @@ class Member:
     def is_healthy(self) -> bool:
         """Say whether it serves, and knows a leader among the members."""
         with suppress(urllib.error.URLError, OSError):
-            with urllib.request.urlopen(self.health_url, timeout=1) as answer:
+            with urllib.request.urlopen(self.health_url, timeout=10) as answer:
                 return b'"true"' in answer.read()
         return False
 
@@ -182,7 +182,7 @@ def gateway(address: str, call: str, **fields: object) -> dict[str, Any]:
     request = urllib.request.Request(
         f"http://{address}/v3/{call}", data=json.dumps(fields).encode(), method="POST"
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=START_S) as answer:
         read: dict[str, Any] = json.load(answer)
     return read
 

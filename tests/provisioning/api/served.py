@@ -35,18 +35,18 @@ class Served:
 
     def __enter__(self) -> Served:
         self._thread.start()
-        assert self._is_up.wait(10)
+        assert self._is_up.wait(100)
         return self
 
     def put(self, changed: Instance) -> None:
         """Write a record, as a leader would."""
-        asyncio.run_coroutine_threadsafe(self.board.put(changed), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(self.board.put(changed), self.loop).result(100)
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """Have it take connections and answer nothing until the block ends."""
         goes_on = threading.Event()
-        self.loop.call_soon_threadsafe(goes_on.wait, 60)
+        self.loop.call_soon_threadsafe(goes_on.wait, 600)
         try:
             yield
         finally:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ import pytest
 import requests
 
 from provisioning.api.routes import Details
+from provisioning.cli import common
 from provisioning.cli.common import Progress, age_text, progress_of
 from provisioning.client import Client, UnreachableError
 from provisioning.model import NodeReport, Phase
@@ -142,7 +145,9 @@ FAILED = {"phase": Phase.FAILED, "fault": "no\nprogram", "n_failures": 1}
 
 @pytest.fixture
 def on_sleep(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
-    """Have something happen when the command waits for the nth time."""
+    """Have something happen when the command waits for the nth time; by its clock nothing else
+    takes time.
+    """
 
     def at(nth: int, event: Callable[[], object]) -> None:
         sleeps: list[float] = []
@@ -152,7 +157,8 @@ def on_sleep(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], obj
             if len(sleeps) == nth:
                 event()
 
-        monkeypatch.setattr("provisioning.cli.common.time.sleep", sleep)
+        patched = {"sleep": sleep, "monotonic": lambda: sum(sleeps)}
+        monkeypatch.setattr(common, "time", SimpleNamespace(**vars(time) | patched))
 
     return at
 

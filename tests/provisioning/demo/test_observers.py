@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import glob
 import subprocess
 import sys
@@ -185,9 +186,12 @@ async def test_real_observers_scrape_evaluate_notify_and_end(watch: Observers) -
         )
         pids = children.pids
         await eventually(lambda: _n_received(session, watch, 5))
-        seen = await report.ask(watch.prometheus_url)
         async with PrometheusClient(watch.prometheus_url, timeout_s=100.0) as client:
-            ups = (await client.query("ollama_instance_up")).series
+            # A scrape that took longer than its interval leaves no series until the next one.
+            while not (ups := (await client.query("ollama_instance_up")).series):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            while not (seen := await report.ask(watch.prometheus_url)).n_inventory:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
             with pytest.raises(PrometheusError, match=r"refuses the query: .*parse error"):
                 await client.query("sum(")
 

@@ -66,7 +66,7 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(
         before_s = time.monotonic()
 
     assert not is_running(pid)
-    assert 0.2 <= time.monotonic() - before_s < 5
+    assert 0.2 <= time.monotonic() - before_s
 
 
 async def test_what_a_child_started_ends_with_it(tmp_path: Path, free_port: int) -> None:

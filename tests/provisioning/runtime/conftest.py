@@ -7,6 +7,7 @@ import pytest
 import trustme
 
 from provisioning.runtime import probe
+from provisioning.runtime.containerd import client
 from tests.containerd import Containerd, busybox_archive, running_containerd
 from tests.provisioning.runtime.containers import ContainerdLab
 from tests.provisioning.runtime.contract import FLEET, OTHER_FLEET
@@ -14,9 +15,11 @@ from tests.provisioning.runtime.processes import ProcessLab
 
 
 @pytest.fixture(autouse=True)
-def _no_port_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ports here are on this machine: who does not answer within a second is slow, and there."""
+def _nobody_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is on this machine: who does not answer within seconds is slow, and there."""
     monkeypatch.setattr(probe, "CONNECT_LIMIT_S", 60.0)
+    monkeypatch.setattr(probe, "PAGE_TIMEOUT_S", 100.0)
+    monkeypatch.setattr(client, "DEADLINE_S", 100.0)
 
 
 @pytest.fixture

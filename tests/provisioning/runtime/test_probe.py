@@ -160,7 +160,7 @@ async def test_a_warm_up_ends_with_the_last_byte_of_its_answer(
     assert set() == done
 
     is_loaded.set()
-    await asyncio.wait_for(warming, 30.0)
+    await asyncio.wait_for(warming, 100.0)
 
 
 async def test_a_warm_up_that_is_refused_fails_with_what_was_said_and_stops(
@@ -269,13 +269,18 @@ async def test_a_warm_up_that_is_given_up_says_what_it_has_waited_for(
 ) -> None:
     """The first waits for the registry, the second for the first."""
 
+    is_pulled = asyncio.Event()
+
     async def answer(request: web.Request) -> web.Response:
-        return web.Response(status=404) if request.path == "/api/show" else await hang(request)
+        if request.path == "/api/show":
+            return web.Response(status=404)
+        is_pulled.set()
+        return await hang(request)
 
     port = await serve(answer)
     notes = []
     tasks = [asyncio.create_task(prober.warm_up(HOST, port, pull("tiny"))) for _ in range(2)]
-    await asyncio.wait(tasks, timeout=0.2)
+    await is_pulled.wait()
     for task in reversed(tasks):
         task.cancel()
         with pytest.raises(asyncio.CancelledError) as caught:

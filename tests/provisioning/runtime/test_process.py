@@ -97,7 +97,7 @@ async def test_a_process_is_asked_to_end_before_it_is_killed(
     await runtime.start(running_command(lab, "sh", "-c", script))
     await eventually(ready.exists)
 
-    await runtime.remove(lab.container().name, grace_s=GRACE_S)
+    await runtime.remove(lab.container().name, grace_s=100.0)
 
     assert saved.exists()
 

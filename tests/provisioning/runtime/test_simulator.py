@@ -19,7 +19,7 @@ from provisioning.errors import (
     TransientError,
 )
 from provisioning.model import ContainerSpec, ContainerState, container_name
-from provisioning.runtime.simulator import TIMEOUT_S, SimulatorRuntime
+from provisioning.runtime.simulator import SimulatorRuntime
 from provisioning.simulator.app import Simulation
 from tests.ports import free_port
 from tests.provisioning.runtime.contract import (
@@ -69,7 +69,7 @@ class HostedLab:
         self._fleet.watch(self._befall)
 
     def open(
-        self, *, fleet: str = FLEET, node: str = NODE, timeout_s: float = TIMEOUT_S
+        self, *, fleet: str = FLEET, node: str = NODE, timeout_s: float = 100.0
     ) -> SimulatorRuntime:
         runtime = SimulatorRuntime(
             fleet,
@@ -139,7 +139,7 @@ async def open_at() -> AsyncIterator[OpenAt]:
     """Open runtimes of any control API; they are closed after the test."""
     async with AsyncExitStack() as stack:
 
-        def opened(url: str, token_path: Path, *, timeout_s: float = TIMEOUT_S) -> SimulatorRuntime:
+        def opened(url: str, token_path: Path, *, timeout_s: float = 100.0) -> SimulatorRuntime:
             runtime = SimulatorRuntime(
                 FLEET, NODE, endpoint=url, token_path=token_path, timeout_s=timeout_s
             )

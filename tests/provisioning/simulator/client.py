@@ -18,7 +18,7 @@ from provisioning.simulator.fleet import ActiveFault
 from provisioning.simulator.runner import Runners
 from provisioning.simulator.spec import Instance
 
-ANSWER_S = 30.0
+ANSWER_S = 100.0
 SILENCE_S = 0.3
 
 

@@ -21,7 +21,7 @@ import pytest
 from tests.provisioning.simulator.hosting import free_range, order
 
 PROGRAM = (sys.executable, "-c", "from ollama_fleet.cli import main; main()", "simulate")
-STOP_S = 60.0
+STOP_S = 100.0
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def _run(environment: dict[str, str], *options: str) -> subprocess.CompletedProc
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
 

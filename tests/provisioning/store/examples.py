@@ -24,7 +24,7 @@ from provisioning.store.base import (
     View,
 )
 
-PATIENCE_S = 60.0
+PATIENCE_S = 100.0
 """Ends a hang; no promise is as long."""
 
 Opened = tuple[Store, Leadership]

@@ -10,7 +10,7 @@ from provisioning.store.etcd.store import PAGE, EtcdStore
 from tests.etcd import Cluster
 from tests.provisioning.store.examples import PATIENCE_S, Opened
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 LEASE_S = int(2 * PATIENCE_S)
 """Longer than any test waits, so that none passes because a lease has ended."""
 

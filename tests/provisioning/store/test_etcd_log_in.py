@@ -33,7 +33,7 @@ from provisioning.store.etcd.messages_pb2 import (
 from tests.provisioning.store.clocks import HurriedClock
 from tests.provisioning.store.examples import PATIENCE_S
 
-LEASE_S = 4
+LEASE_S = 10
 ANSWERS = {
     AUTHENTICATE.path: AuthenticateResponse(token="token"),  # noqa: S106
     GRANT.path: LeaseGrantResponse(id=1, ttl=LEASE_S),
