@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +15,14 @@ from ollama_fleet.tables import table
 from tests.load.stack import Samples, Stack
 
 TOLERANCE = 0.05
-SETTLE_S = 60.0
+SETTLE_S = 100.0
 """Longest time until all have what the gateway counted last."""
 LEAST_S = 0.005
 """What two programs beside each other may differ by in the time of one request."""
 GATEWAY_DURATION = catalogue.GATEWAY_REQUEST_DURATION.name
 FLEET_DURATION = catalogue.FLEET_REQUEST_DURATION.name
 COUNTS = ("requests", "failed", "rejected", "tokens")
+DURATIONS = ("mean_s", "p50_s", "p99_s")
 HEAD = ("seen by", "requests", "failed", "rejected", "tokens", "mean", "p50", "p99")
 
 
@@ -119,14 +120,16 @@ async def _seen(stack: Stack, report: Mapping[str, Any]) -> dict[str, Seen]:
     }
 
 
-def differences(seen: Mapping[str, Seen]) -> list[str]:
-    """Return where somebody saw something else than the users."""
-    users, *others = seen.items()
+def differences(
+    seen: Mapping[str, Seen], names: Container[str] = (*COUNTS, *DURATIONS)
+) -> list[str]:
+    """Return in which figures somebody saw something else than the first one."""
+    first, *others = seen.items()
     return [
-        f"{name}: {what} {theirs:g}, users {ours:g}"
+        f"{name}: {what} {theirs:g}, {first[0]} {ours:g}"
         for name, one in others
-        for what, ours, theirs, are_close in _pairs(users[1], one)
-        if not are_close
+        for what, ours, theirs, are_close in _pairs(first[1], one)
+        if what in names and not are_close
     ]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 from aiohttp import web
 
 COMMAND = (sys.executable, "-P", "-m", "ollama_fleet", "load")
-QUICKLY = ("--users=4", "--spawn-rate=100", "--run-time=1s", "--wait=10ms", "--slo.p99=60s")
+QUICKLY = ("--users=4", "--spawn-rate=100", "--run-time=1h", "--wait=10ms", "--slo.p99=60s")
+"""For users who ask until Ctrl-C."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -33,8 +35,29 @@ class Ended:
         return found
 
 
-async def load(*options: str | Path) -> Ended:
-    """Run a load test to its end."""
+class Enough:
+    """Lets so many requests pass to a handler, and then says that it is enough."""
+
+    def __init__(self, n: int, handler: Handler) -> None:
+        self.n_asked = 0
+        self._n = n
+        self._handler = handler
+        self._is_enough = asyncio.Event()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer as the other one does."""
+        self.n_asked += 1
+        if self.n_asked >= self._n:
+            self._is_enough.set()
+        return await self._handler(request)
+
+    async def wait(self) -> None:
+        """Return once it is enough."""
+        await self._is_enough.wait()
+
+
+async def load(*options: str | Path, until: Coroutine[Any, Any, object] | None = None) -> Ended:
+    """Run a load test to its end: that of its run time, or Ctrl-C once `until` is over."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
         *map(str, options),
@@ -42,13 +65,22 @@ async def load(*options: str | Path) -> Ended:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    said, errors = await process.communicate()
+    ending = asyncio.ensure_future(process.communicate())
+    if until is not None:
+        waiting = asyncio.ensure_future(until)
+        await asyncio.wait({ending, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            process.send_signal(signal.SIGINT)
+        waiting.cancel()
+    said, errors = await ending
     return Ended(process.returncode or 0, said.decode(), errors.decode())
 
 
-async def reported(*options: str | Path) -> dict[str, Any]:
+async def reported(
+    *options: str | Path, until: Coroutine[Any, Any, object] | None = None
+) -> dict[str, Any]:
     """Run a short load test; return its report."""
-    ended = await load(*QUICKLY, "--json", *options)
+    ended = await load(*QUICKLY, "--json", *options, until=until)
     assert ended.status in {0, 1}, ended.errors
     return ended.report
 

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartLlamaServer
-from tests.load.agreement import Seen, differences, observed, quantile_s
+from tests.load.agreement import COUNTS, LEAST_S, Seen, differences, observed, quantile_s
 from tests.load.instances import simulated
 from tests.load.running import reported, write_instances
 from tests.load.stack import stack
 
 USERS = Seen(1000, 10, 50, 8000, 0.4, 0.38, 0.49)
+USERS_NAME = "users (Locust)"
+SELDOM = {"rate": 0.2, "burst": 1}
+"""So few that users on a slow machine are rejected, too."""
 LIMIT = {"limits": {"default": {"rate": 1000, "burst": 1000, "concurrency": 1}}}
 
 
@@ -51,7 +54,7 @@ def test_quantiles_are_those_of_histogram_quantile() -> None:
 
 async def test_a_simulated_fleet_behind_the_gateway(tmp_path: Path) -> None:
     async with simulated(tmp_path, n_instances=20) as inventory:
-        async with stack(tmp_path, inventory) as running:
+        async with stack(tmp_path, inventory, limits={"default": SELDOM}) as running:
             report = await reported(
                 f"--gateway.url={running.gateway_url}",
                 "--model=llama3.1:8b",
@@ -62,8 +65,12 @@ async def test_a_simulated_fleet_behind_the_gateway(tmp_path: Path) -> None:
             )
             seen = await observed(running, report)
 
-    assert [] == differences(seen)
+    assert [] == differences(seen, COUNTS)
     assert report["rejected"] > 0
+    observers = {name: one for name, one in seen.items() if name != USERS_NAME}
+    assert [] == differences(observers)
+    # Users who share a busy processor see more than the gateway does, and never less.
+    assert seen["gateway"].mean_s <= seen[USERS_NAME].mean_s + LEAST_S
 
 
 @pytest.mark.nightly  # p99 of some 30 requests is the slowest one: a busy machine decides

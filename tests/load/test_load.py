@@ -12,8 +12,10 @@ import shlex
 import signal
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 from click.testing import CliRunner
@@ -23,8 +25,9 @@ from provisioning.demo.processes import Children, ChildSpec, our_command
 from provisioning.simulator.app import running_fleet
 from provisioning.simulator.spec import FleetSpec, Mode
 from tests.conftest import ROOT, StartLlamaServer
-from tests.load.running import COMMAND, QUICKLY, load, reported, serving, write_instances
+from tests.load.running import COMMAND, QUICKLY, Enough, load, reported, serving, write_instances
 from tests.ports import free_port
+from tests.waiting import eventually
 
 WHOLE = {"model": "m:1", "response": "a", "done": True, "eval_count": 2}
 
@@ -53,10 +56,12 @@ async def test_users_ask_as_the_article_s_do(tmp_path: Path) -> None:
 
     key_file = tmp_path / "keys"
     key_file.write_text("# mine\nsecret-1\nsecret-2\n")
-    async with serving(text, health) as url:
-        report = await reported(*through(url), f"--key-file={key_file}", "--tokens=5", "--wait=0")
+    counted = Enough(1000, text)
+    async with serving(counted.answer, health) as url:
+        options = (f"--key-file={key_file}", "--tokens=5", "--wait=0")
+        report = await reported(*through(url), *options, until=counted.wait())
 
-    assert report["text"]["n"] == asked["/api/generate"] + asked["/api/chat"] > 200
+    assert report["text"]["n"] == asked["/api/generate"] + asked["/api/chat"] >= 1000
     assert 2 < asked["/api/generate"] / asked["/api/chat"] < 4.5
     assert 0.5 < asked["health"] / asked["/api/chat"] < 2
     assert all({"num_predict": 5} == body["options"] for body in bodies)
@@ -69,7 +74,7 @@ async def test_failures_are_counted_by_kind() -> None:
     async def bad(request: web.Request) -> web.StreamResponse:
         turn = next(turns)
         if turn == "timeout":
-            await asyncio.sleep(2)
+            await asyncio.sleep(10)
         if turn == "closed":
             assert request.transport is not None
             request.transport.abort()
@@ -89,8 +94,9 @@ async def test_failures_are_counted_by_kind() -> None:
     }
     kinds = (*answers, "timeout", "closed")
     turns = itertools.cycle(kinds)
-    async with serving(bad) as url:
-        report = await reported(*through(url), "--timeout=500ms", "--run-time=3s")
+    counted = Enough(5 * len(kinds), bad)
+    async with serving(counted.answer) as url:
+        report = await reported(*through(url), "--timeout=2s", until=counted.wait())
 
     assert {*kinds} == {*report["failures"]}
     assert report["text"]["n"] == report["text"]["n_failed"] == sum(report["failures"].values())
@@ -101,8 +107,14 @@ async def test_what_a_gateway_rejects_is_no_failure_and_waits_as_long_as_it_says
     async def full(_request: web.Request) -> web.StreamResponse:
         return web.Response(status=429, headers={"Retry-After": "100"})
 
-    async with serving(full, full) as url:
-        report = await reported(*through(url), "--slo.rejected=10%")
+    counted = Enough(4, full)
+
+    async def a_while_later() -> None:
+        await counted.wait()
+        await asyncio.sleep(3)
+
+    async with serving(counted.answer, counted.answer) as url:
+        report = await reported(*through(url), "--slo.rejected=10%", until=a_while_later())
 
     assert (4, {}, 0) == (report["rejected"], report["failures"], report["text"]["n"])
     assert 1.0 == report["rejected_ratio"]
@@ -115,20 +127,21 @@ async def test_an_instance_that_fails_is_swapped_for_another(tmp_path: Path) -> 
         path.write_text(json.dumps(fleet.inventory))
         fleet.inject("kill", node="node-001", count=10)
         fleet.inject("hang", node="node-001", count=5)
-        report = await reported(
-            "--instances", path, "--users=40", "--timeout=300ms", "--run-time=3s"
-        )
+        report = await reported("--instances", path, "--users=40", "--timeout=3s", "--run-time=5s")
 
-    assert 10 <= report["swapped"] == sum(report["failures"].values())
-    assert report["failures"].keys() <= {"refused", "closed", "timeout", "http_5xx"}
-    assert report["text"]["n"] > 10 * report["swapped"]
+    failures = report["failures"]
+    assert 10 <= report["swapped"] == sum(failures.values())
+    assert failures.keys() <= {"refused", "closed", "timeout", "http_5xx"}
+    # Those that were killed rest, although they fail at once: most users never meet one.
+    assert failures.get("refused", 0) + failures.get("closed", 0) <= 40
+    assert report["text"]["n"] > report["text"]["n_failed"]
 
 
 async def test_reports_of_locust_have_the_same_numbers(tmp_path: Path) -> None:
-    async with serving(whole) as url:
-        report = await reported(
-            *through(url), f"--html={tmp_path}/report.html", f"--csv={tmp_path}/load"
-        )
+    counted = Enough(50, whole)
+    async with serving(counted.answer) as url:
+        options = (f"--html={tmp_path}/report.html", f"--csv={tmp_path}/load")
+        report = await reported(*through(url), *options, until=counted.wait())
 
     with (tmp_path / "load_stats.csv").open() as file:
         rows = {row["Name"]: row for row in csv.DictReader(file)}
@@ -138,16 +151,12 @@ async def test_reports_of_locust_have_the_same_numbers(tmp_path: Path) -> None:
 
 
 async def test_workers_share_the_users_and_every_request_is_counted_once() -> None:
-    n_asked = itertools.count()
+    counted = Enough(50, whole)
+    async with serving(counted.answer) as url:
+        options = ("--workers=2", "--users=6")
+        report = await reported(*through(url), *options, until=counted.wait())
 
-    async def count(request: web.Request) -> web.StreamResponse:
-        next(n_asked)
-        return web.json_response(WHOLE)
-
-    async with serving(count) as url:
-        report = await reported(*through(url), "--workers=2", "--users=6", "--run-time=2s")
-
-    assert next(n_asked) == report["text"]["n"] > 0
+    assert counted.n_asked == report["text"]["n"] >= 50
     assert report["generated_tokens"] == 2 * report["text"]["n"]
     assert 0 == report["lost_workers"]
 
@@ -178,10 +187,10 @@ async def test_a_worker_that_is_killed_is_a_miss() -> None:
 
 async def test_workers_of_other_machines_need_the_master_s_address_only() -> None:
     address = f"127.0.0.1:{free_port()}"
-    async with serving(whole) as url:
-        master = asyncio.create_task(
-            reported(*through(url), f"--master={address}", "--expect-workers=1")
-        )
+    counted = Enough(10, whole)
+    async with serving(counted.answer) as url:
+        options = (f"--master={address}", "--expect-workers=1")
+        master = asyncio.create_task(reported(*through(url), *options, until=counted.wait()))
         worker = await load(f"--worker-of={address}")
         report = await master
 
@@ -197,9 +206,12 @@ async def test_a_worker_that_cannot_begin_says_why_at_the_master(tmp_path: Path)
 
 
 async def test_the_exit_status_and_one_closing_line_tell_whether_the_level_is_met() -> None:
-    async with serving(whole) as url:
-        met = await load(*QUICKLY, *through(url))
-        missed = await load(*QUICKLY, *through(url), "--slo.p99=1ms", "--slo.failures=0%")
+    ends = []
+    for options in ((), ("--slo.p99=1ms", "--slo.failures=0%")):
+        counted = Enough(50, whole)
+        async with serving(counted.answer) as url:
+            ends.append(await load(*QUICKLY, *through(url), *options, until=counted.wait()))
+    met, missed = ends
 
     assert (0, "") == (met.status, met.errors)  # nothing of progress in a pipe
     assert met.said.splitlines()[-1].startswith("met the service level: p99 ")
@@ -208,28 +220,20 @@ async def test_the_exit_status_and_one_closing_line_tell_whether_the_level_is_me
 
 
 async def test_ctrl_c_ends_a_test_early_and_reports_what_there_is() -> None:
-    n_asked = itertools.count(1)
-    begun = asyncio.Event()
+    counted = Enough(5, whole)
+    async with serving(counted.answer) as url:
+        options = ("--run-time=1h", "--slo.p99=60s")
+        ended = await load(*through(url), *options, until=counted.wait())
 
-    async def count(request: web.Request) -> web.StreamResponse:
-        if next(n_asked) > 5:
-            begun.set()
-        return web.json_response(WHOLE)
+    assert 0 == ended.status
+    assert "met the service level" in ended.said
 
-    async with serving(count) as url:
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND,
-            *through(url),
-            "--run-time=1h",
-            "--slo.p99=60s",
-            stdout=asyncio.subprocess.PIPE,
-        )
-        await begun.wait()
-        process.send_signal(signal.SIGINT)
-        said, _ = await process.communicate()
 
-    assert 0 == process.returncode
-    assert b"met the service level" in said
+async def test_a_test_ends_after_its_run_time() -> None:
+    async with serving(whole) as url:
+        report = await reported(*through(url), "--run-time=3s")
+
+    assert report["text"]["n"] > 0
 
 
 async def test_streams_of_a_real_server_are_whole_and_have_a_first_token(
@@ -241,14 +245,24 @@ async def test_streams_of_a_real_server_are_whole_and_have_a_first_token(
     )
 
     plain, streamed = [
-        await reported("--instances", instances, "--api=openai", *options)
-        for options in ((), ("--stream",))
+        await reported(
+            *("--instances", instances, "--api=openai", *options),
+            until=eventually(partial(has_predicted, server.url, n)),
+        )
+        for n, options in ((100, ()), (300, ("--stream",)))
     ]
 
     assert ({}, {}) == (plain["failures"], streamed["failures"])
     assert 8 * streamed["text"]["n"] == streamed["generated_tokens"] > 0
     assert 0 < streamed["first_token_p50_s"] <= streamed["text"]["p50_s"]
     assert plain["first_token_p50_s"] is None
+
+
+async def has_predicted(url: str, n: int) -> bool:
+    """Say whether a server has generated so many tokens."""
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
+        (found,) = re.findall(r"(?m)^llamacpp:tokens_predicted_total (\S+)", await answer.text())
+    return float(found) >= n
 
 
 async def test_what_the_page_on_load_tests_says_works(tmp_path: Path) -> None:
@@ -262,7 +276,7 @@ async def test_what_the_page_on_load_tests_says_works(tmp_path: Path) -> None:
         await children.start(ChildSpec("simulate", simulate, f"http://{control}/-/healthy"))
         ended = await load(*(word.replace("127.0.0.1:11451", control) for word in test[2:]))
         env = {**os.environ, "OLLAMA_FLEET_LOAD_INSTANCES": f"http://{control}/instances"}
-        words = ("-f", "tests/load/locustfile.py", "--headless", "--users=2", "--run-time=2s")
+        words = ("-f", "tests/load/locustfile.py", "--headless", "--users=2", "--run-time=5s")
         locust = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "locust", *words),
             cwd=ROOT,
