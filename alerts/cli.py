@@ -233,7 +233,6 @@ def history_options(how_far: str) -> Callable[[Command], Command]:
         "since_s",
         type=Duration(most_s=archive.MAX_SINCE_S),
         default="14d",
-        metavar="DURATION",
         help=how_far,
     )
     return lambda command: prometheus_option(since(json_option(command)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -90,3 +90,10 @@ class Group:
     def recordings(self) -> tuple[Recording, ...]:
         """Return the recording rules among the rules."""
         return tuple(rule for rule in self.rules if isinstance(rule, Recording))
+
+
+def linked(dashboard: Dashboard, *rules: Recording | Alert) -> tuple[Recording | Alert, ...]:
+    """Return rules whose alerts all link to one dashboard."""
+    return tuple(
+        replace(rule, dashboard=dashboard) if isinstance(rule, Alert) else rule for rule in rules
+    )

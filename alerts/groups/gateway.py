@@ -7,7 +7,7 @@ requests that pass it, so of several the sum counts.
 from __future__ import annotations
 
 from alerts.annotations import PERCENT, count
-from alerts.model import Alert, Dashboard, Group, Recording, Severity
+from alerts.model import Alert, Dashboard, Group, Recording, Severity, linked
 from alerts.names import FLEET_FULL, FLEET_FULL_RATIO, GATEWAY_REQUESTS
 from alerts.promql import joined
 from alerts.settings import Settings
@@ -25,7 +25,8 @@ def group(settings: Settings) -> Group:
     """Return the alerts on gateways, and what they rest on."""
     return Group(
         "ollama-fleet-gateway",
-        (
+        linked(
+            Dashboard.TRAFFIC,
             *_rates(settings),
             _all_down(settings),
             _down(settings),
@@ -74,7 +75,6 @@ def _all_down(settings: Settings) -> Alert:
         description=f"Prometheus reaches no gateway of the job {settings.prometheus.gateway_job}. "
         "Developers reach no instance through them. First: see whether nginx runs and answers "
         "on a gateway's machine.",
-        dashboard=Dashboard.TRAFFIC,
     )
 
 
@@ -88,7 +88,6 @@ def _down(settings: Settings) -> Alert:
         summary="A gateway cannot be scraped.",
         description="The gateway {{ $labels.instance }} cannot be scraped. While another one "
         "answers, requests reach the fleet through that.",
-        dashboard=Dashboard.TRAFFIC,
     )
 
 
@@ -115,7 +114,6 @@ def _fleet_full(settings: Settings) -> Alert:
         description=f"{_shares(settings)}; the limit is {percent(share)}. Developers get status "
         "429. First: see how many instances are healthy, and whether one developer sends most "
         "requests.",
-        dashboard=Dashboard.TRAFFIC,
     )
 
 
@@ -131,7 +129,6 @@ def _rejections_high(settings: Settings) -> Alert:
         summary="The fleet has too few instances for its requests.",
         description=f"{_shares(settings)}; the limit is {percent(share)}. Clients wait and try "
         "again. The fleet needs more instances, or developers need lower limits.",
-        dashboard=Dashboard.TRAFFIC,
     )
 
 
@@ -149,7 +146,6 @@ def _list_refused(settings: Settings) -> Alert:
         description="The gateway {{ $labels.instance }} has refused upstream lists within the last "
         f"{duration_text(window_s)}: empty, too large or not valid. It sends requests to the "
         "instances of the last good list.",
-        dashboard=Dashboard.TRAFFIC,
     )
 
 
@@ -166,7 +162,6 @@ def _list_stale(settings: Settings) -> Alert:
         description="The gateway {{ $labels.instance }} last read its upstream list {{ $value | "
         f"humanizeDuration }}}} ago, limit {duration_text(age_s)}. It learns of instances that "
         "fail from its own requests only, and of new ones not at all.",
-        dashboard=Dashboard.TRAFFIC,
     )
 
 
@@ -188,5 +183,4 @@ def _ejected(settings: Settings) -> Alert:
         description=f"The gateway {{{{ $labels.instance }}}} has ejected {{{{ $value | {PERCENT} "
         f"}}}} of the instances in its list, limit {percent(share)}: they pass health checks and "
         "fail requests, or it cannot reach them.",
-        dashboard=Dashboard.TRAFFIC,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alerts.annotations import VALUE, count
 from alerts.groups.availability import too_many, with_condition
 from alerts.groups.lifecycle import limit
-from alerts.model import Alert, Dashboard, Group, Recording, Severity
+from alerts.model import Alert, Dashboard, Group, Recording, Severity, linked
 from alerts.names import (
     EXPECTED,
     EXPIRING,
@@ -31,7 +31,8 @@ def group(settings: Settings) -> Group:
     """Return the rules on loaded and installed models."""
     return Group(
         "ollama-fleet-models",
-        (
+        linked(
+            Dashboard.MODELS,
             *_counts(settings),
             _not_loaded(settings),
             _many_not_loaded(settings),
@@ -77,7 +78,6 @@ def _not_loaded(settings: Settings) -> Alert:
         summary="Instances do not have their model in memory.",
         description="Instances that answer without their model in memory: {{ $value }}. The "
         "inventory lists it for them: the next request to each waits until it is loaded, or fails.",
-        dashboard=Dashboard.MODELS,
     )
 
 
@@ -95,7 +95,6 @@ def _many_not_loaded(settings: Settings) -> Alert:
         f"{VALUE}{count(settings.scope, EXPECTED, before=' of ')}, more than {percent(share)}. "
         "Requests wait until it is loaded, or fail. First: see whether servers were restarted, or "
         "clients load other models.",
-        dashboard=Dashboard.MODELS,
     )
 
 
@@ -112,7 +111,6 @@ def _not_installed(settings: Settings) -> Alert:
         summary="Instances do not have their model on disk.",
         description="Instances that answer without their model on disk: {{ $value }}. The "
         "inventory lists it for them: every request for it fails there until it is pulled.",
-        dashboard=Dashboard.MODELS,
     )
 
 
@@ -131,7 +129,6 @@ def _on_cpu(settings: Settings) -> Alert:
         description="Instances that have {{ $labels.model }} partly or wholly outside GPU memory, "
         "while most others have it on the GPU: {{ $value }}. They are many times slower. Usual "
         "causes: a lost GPU, or another process that takes its memory.",
-        dashboard=Dashboard.MODELS,
         dashboard_query="var-model={{ $labels.model | urlquery }}",
     )
 
@@ -151,5 +148,4 @@ def _unloads_high(settings: Settings) -> Alert:
             "again for the next request, which waits meanwhile. Usual causes: more models than "
             "memory, or a keep_alive that is too short."
         ),
-        dashboard=Dashboard.MODELS,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alerts.model import Alert, Dashboard, Group, Recording, Severity
+from alerts.model import Alert, Dashboard, Group, Recording, Severity, linked
 from alerts.names import NODE_EXPECTED, NODE_INSTANCES, NODE_SPEED, NODE_SPEED_RATIO
 from alerts.promql import joined
 from alerts.settings import Settings
@@ -22,7 +22,8 @@ def group(settings: Settings) -> Group:
     """Return the rules on nodes; all of them read the exporter's series by node."""
     return Group(
         "ollama-fleet-nodes",
-        (
+        linked(
+            Dashboard.NODES,
             *_speeds(settings),
             _instances_down(settings),
             _node_slow(settings),
@@ -86,7 +87,6 @@ def _instances_down(settings: Settings) -> Alert:
         description="Instances of node {{ $labels.node }} that fail or load their model: {{ "
         "$value }}, at least half of those that should serve. Typical causes: the machine, its "
         "network, its container runtime, or where its models are stored.",
-        dashboard=Dashboard.NODES,
         dashboard_query=NODE_QUERY,
     )
 
@@ -104,7 +104,6 @@ def _node_slow(settings: Settings) -> Alert:
         "the median speed of its peers: nodes with the same model ({{ $labels.model }}), engine "
         "({{ $labels.engine }}) and hardware. Typical causes: a BIOS or power setting, heat, a "
         "noisy neighbour.",
-        dashboard=Dashboard.NODES,
         dashboard_query=NODE_QUERY,
     )
 
@@ -126,5 +125,4 @@ def _many_slow(settings: Settings) -> Alert:
         summary="Many nodes generate tokens more slowly than their peers.",
         description=f"Slow nodes: {{{{ $value }}}}, more than {percent(share)} of all. Typical "
         "causes: a rollout, a firmware or kernel change, cooling.",
-        dashboard=Dashboard.NODES,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alerts.groups.availability import HEALTHY, polled_shards, unpolled_shards
 from alerts.inhibition import OUR_WATCHDOG
-from alerts.model import Alert, Dashboard, Group, Severity
+from alerts.model import Alert, Dashboard, Group, Severity, linked
 from alerts.names import GENERATED, LATENCY_P99, SPEED
 from alerts.promql import joined
 from alerts.settings import Settings
@@ -24,7 +24,8 @@ def exporter_group(settings: Settings) -> Group:
     """Return the alerts on exporters that are down, stuck or late."""
     return Group(
         "ollama-fleet-exporter",
-        (
+        linked(
+            Dashboard.EXPORTER,
             _exporter_down(settings),
             _replica_down(settings),
             _shard_missing(settings),
@@ -43,7 +44,8 @@ def telemetry_group(settings: Settings) -> Group:
     """Return the alerts on metrics that are missing or too many, and Watchdog."""
     return Group(
         "ollama-fleet-telemetry",
-        (
+        linked(
+            Dashboard.EXPORTER,
             _telemetry_partial(settings),
             *_series_absent_alerts(settings),
             _cardinality_high(settings),
@@ -73,7 +75,6 @@ def _exporter_down(settings: Settings) -> Alert:
         summary="No exporter of the fleet can be scraped.",
         description=f"Prometheus reaches no exporter of the job {settings.prometheus.job}. The "
         "fleet is not monitored: no other alert can fire. First: see whether it runs and answers.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -89,7 +90,6 @@ def _replica_down(settings: Settings) -> Alert:
         description="The exporter {{ $labels.instance }} cannot be scraped or has stopped "
         "polling. If a replica polls the same instances, nothing is lost yet; one more failure "
         "stops monitoring.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -111,7 +111,6 @@ def _shard_missing(settings: Settings) -> Alert:
         description="Shards without an exporter that can be scraped and polls: {{ $value }}. Their "
         "instances are missing from every count and are not monitored. First: see which "
         "targets are down.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -130,7 +129,6 @@ def _metrics_absent(settings: Settings) -> Alert:
         description="The exporter can be scraped but publishes no count of instances: it has not "
         "read every inventory yet, or has never finished polling the fleet; /-/ready says which. "
         "Alerts on the fleet cannot fire. First: ask /-/ready of each exporter.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -152,7 +150,6 @@ def _poll_stale(settings: Settings) -> Alert:
         description="Shard {{ $labels.shard }} of the fleet is not polled: the last complete poll "
         f"cycle of an exporter is more than {n} poll intervals old. It has withdrawn its metrics "
         "of the fleet. First: look at the exporter's log and processor, then restart it.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -171,7 +168,6 @@ def _poll_slow(settings: Settings) -> Alert:
         description="Polls of {{ $labels.instance }} begin late by {{ $value | humanizePercentage "
         "}} of the poll interval, more than "
         f"{percent(share)}. Use more shards, a longer poll interval or a faster core.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -196,7 +192,6 @@ def _replicas_disagree(settings: Settings) -> Alert:
         "$value }}, more than "
         f"{percent(share)} of the shard. The larger count is used. One of the exporters is cut "
         "off from a part of the fleet.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -212,7 +207,6 @@ def _reload_failed(settings: Settings) -> Alert:
         description="{{ $labels.instance }} could not take over its configuration at the last "
         "reload. It keeps its previous settings; a restart may fail. First: read the line `reload "
         "refused` of its log.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -229,7 +223,6 @@ def _gateway_unread(settings: Settings) -> Alert:
         "errors and tokens of the fleet lack the requests that pass it; if it is the only "
         "gateway, the alerts on them cannot fire. First: read the line `gateway cannot be read` "
         "of the exporter's log.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -254,7 +247,6 @@ def _cluster_label_missing(settings: Settings) -> Alert:
         description="Instances listed in shard {{ $labels.shard }}: {{ $value }} by one exporter, "
         f"fewer by another one. Usual cause: two fleets without a label `{label}` of their own. "
         "Only the larger one is monitored: the other one can die unnoticed.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -279,7 +271,6 @@ def _telemetry_partial(settings: Settings) -> Alert:
         description="{{ $value | humanizePercentage }} of the polls found a healthy instance with "
         f"missing or broken metrics, more than {percent(share)}. Speed and latency of the fleet "
         "are based on fewer instances. Usual cause: an upgrade changed the format.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -316,7 +307,6 @@ def _series_absent(settings: Settings, name: str, metric: str, *excuses: str) ->
         summary="A metric that the fleet used to report is missing.",
         description=f"Healthy instances that report their {metric}: none of {{{{ $value }}}}. The "
         "alert on it cannot fire.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -340,7 +330,6 @@ def _cardinality_high(settings: Settings) -> Alert:
         description="Samples that {{ $labels.instance }} publishes: {{ $value | humanize }}. A "
         "label keeps taking new values (model names, error types), which costs memory in "
         "Prometheus.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -358,7 +347,6 @@ def _scrape_near_timeout(settings: Settings) -> Alert:
         description="Scraping {{ $labels.instance }} takes {{ $value | humanizeDuration }} of the "
         f"{duration_text(prometheus.scrape_timeout)} scrape timeout. Beyond it the whole "
         "fleet vanishes from Prometheus.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -371,5 +359,4 @@ WATCHDOG = Alert(
     summary="The alerting pipeline works.",
     description="This alert always fires ({{ $value }}). Its receiver raises an alarm when it "
     "stops arriving: then Prometheus, Alertmanager or the path between them is down.",
-    dashboard=Dashboard.EXPORTER,
 )

@@ -7,7 +7,7 @@ that leads counts: a standby knows nothing of nodes, and its last reconcile is o
 from __future__ import annotations
 
 from alerts import series
-from alerts.model import Alert, Dashboard, Group, Recording, Severity
+from alerts.model import Alert, Dashboard, Group, Recording, Severity, linked
 from alerts.names import READY_RATIO
 from alerts.promql import Scope, indented, joined
 from alerts.settings import Settings
@@ -22,7 +22,8 @@ def group(settings: Settings) -> Group:
     """Return the alerts on provisioners, and what they rest on."""
     return Group(
         "ollama-fleet-provisioner",
-        (
+        linked(
+            Dashboard.EXPORTER,
             _ready_ratio(settings),
             _no_leader(settings),
             _many_leaders(settings),
@@ -72,7 +73,6 @@ def _no_leader(settings: Settings) -> Alert:
         description="Provisioners that lead: none of the {{ $value }} that Prometheus knows. "
         "Instances keep running, but failed instances are not replaced, rotation stops, and every "
         "change is refused.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -90,7 +90,6 @@ def _many_leaders(settings: Settings) -> Alert:
         description="Provisioners that lead at the same time: {{ $value }}. They do not share a "
         "store: each applies its own specification to the nodes and may remove instances of the "
         "others.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -104,7 +103,6 @@ def _down(settings: Settings) -> Alert:
         summary="A provisioner cannot be scraped.",
         description="The provisioner {{ $labels.instance }} cannot be scraped. While another one "
         "leads, nothing is lost yet; one more failure leaves the fleet without a leader.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -125,7 +123,6 @@ def _store_unavailable(settings: Settings) -> Alert:
         summary="A provisioner cannot use its store.",
         description="The provisioner {{ $labels.instance }} repeatedly fails to read or write its "
         "store. It changes nothing meanwhile, and its view of the fleet gets old.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -148,7 +145,6 @@ def _stalled(settings: Settings) -> Alert:
         description="The provisioner {{ $labels.instance }} leads and last reconciled {{ $value | "
         "humanizeDuration }} ago (decades mean never). No standby takes over while it leads; "
         "failed instances are not replaced.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -164,7 +160,6 @@ def _node_unreachable(settings: Settings) -> Alert:
         description="Nodes whose runtime does not answer the provisioner: {{ $value }}. It cannot "
         "start or stop instances there; after the grace period it starts their instances "
         "elsewhere.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -180,7 +175,6 @@ def _reload_failed(settings: Settings) -> Alert:
         description="The provisioner {{ $labels.instance }} could not take over its token file or "
         "certificates at the last reload. Those from before stay in force. First: read the "
         "line `reload refused` of its log.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -200,7 +194,6 @@ def _instances_failed(settings: Settings) -> Alert:
         summary="Instances cannot be started.",
         description="Instances that used up all their tries, and failed later retries too: {{ "
         "$value }}. They are missing from the fleet until the fault is fixed.",
-        dashboard=Dashboard.EXPORTER,
     )
 
 
@@ -222,5 +215,4 @@ def _behind(settings: Settings) -> Alert:
         f"and up to date: less than {percent(share)}, and not improved for {window}. Instances "
         "that were never created, for lack of capacity, are in no inventory, and no other alert "
         "reports them.",
-        dashboard=Dashboard.EXPORTER,
     )

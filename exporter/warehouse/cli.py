@@ -97,7 +97,6 @@ def warehouse() -> None:
     "since_s",
     type=Duration(HOUR_S, MAX_SINCE_S),
     default="365d",
-    metavar="DURATION",
     help="How far back to look for hours that the warehouse lacks.",
 )
 @click.option(
@@ -105,14 +104,12 @@ def warehouse() -> None:
     "settle_s",
     type=Duration(0.0),
     default="5m",
-    metavar="DURATION",
     help="Export an hour this long after its end, when late samples are there.",
 )
 @click.option(
     "--every",
     "every_s",
     type=Duration(1.0),
-    metavar="DURATION",
     help="Go on and export this often, instead of once.",
 )
 @click.option(
@@ -204,7 +201,6 @@ def _pictures(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) ->
     "since_s",
     type=Duration(DAY_S),
     default="365d",
-    metavar="DURATION",
     help="How far back to look from the last day of the warehouse.",
 )
 @click.option(
@@ -212,7 +208,6 @@ def _pictures(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) ->
     "share",
     default="90%",
     type=Parsed("share", _share),
-    metavar="SHARE",
     help="Replace hardware when its speed is down to this share of new.",
 )
 @click.option(
@@ -271,14 +266,12 @@ class Outliers(StrEnum):
     "--since",
     "since_s",
     type=Duration(DAY_S),
-    metavar="DURATION",
     help="How far back to look from the last day of the warehouse. [default: 1d; 365d of --ageing]",
 )
 @click.option(
     "--slow-below",
     default="85%",
     type=Parsed("share", _share),
-    metavar="SHARE",
     help="An instance is slow below this share of the median speed of its peers: same model, "
     "engine and hardware.",
 )
@@ -286,7 +279,6 @@ class Outliers(StrEnum):
     "--failing-below",
     default="99%",
     type=Parsed("share", _share),
-    metavar="SHARE",
     help="An instance fails below this uptime.",
 )
 @json_option

@@ -167,7 +167,6 @@ def waiting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "timeout_s",
         type=Duration(),
         default=math.inf,
-        metavar="DURATION",
         show_default="no limit",
         help="Stop waiting after this time and exit with 1.",
     )

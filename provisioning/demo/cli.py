@@ -87,7 +87,6 @@ def port_option(name: str, default: int) -> Callable[[Command], Command]:
     "--poll.interval",
     "poll_interval_s",
     type=Duration(1, LONGEST_INTERVAL_S, is_whole=True),
-    metavar="DURATION",
     default="5s",
     help="Interval of polls, scrapes, and evaluations of the rules, 1s to 1m.",
 )
@@ -95,7 +94,6 @@ def port_option(name: str, default: int) -> Callable[[Command], Command]:
     "--duration",
     "duration_s",
     type=Duration(0),
-    metavar="DURATION",
     show_default="until Ctrl-C",
     help="Stop this long after all is ready.",
 )

@@ -217,7 +217,6 @@ faults; node_gone: the node's containers are dead, and the control API answers 5
     "--load-time",
     "load_time_s",
     type=Duration(0),
-    metavar="DURATION",
     default="2s",
     help="How long a hosted container is loading after its start.",
 )
