@@ -143,6 +143,8 @@ def _traffic_server(settings: Settings) -> str:
     add_header X-Request-Id $request_id always;
     log_by_lua_block {{ require("fleet.request").log() }}
     location / {{
+      # A client that leaves while its request waits for room gives its turn to the next one.
+      lua_check_client_abort on;
       access_by_lua_block {{ require("fleet.request").access() }}
       header_filter_by_lua_block {{ require("fleet.request").header_filter() }}
       body_filter_by_lua_block {{ require("fleet.request").body_filter() }}

@@ -157,7 +157,9 @@ class Requests(Section):
         10, description="Instances that one request tries."
     )
     wait: Wait = Field(
-        1.0, description="How long a request waits for an instance with room; 0: not at all."
+        1.0,
+        description="How long a request waits for an instance with room, in order of arrival; "
+        "0: not at all.",
     )
     max_waiting: Annotated[int, Field(ge=0, le=100_000)] = Field(
         1000, description="Requests that wait, in each worker; more are refused at once."

@@ -6,8 +6,8 @@
 local ffi = require "ffi"
 local C = ffi.C
 
-local MAX_ROWS, MAX_WORKERS, N_CURSORS = 262144, 256, 4096
-local LAYOUT = "region-1" -- another layout of the struct gets another name
+local MAX_ROWS, MAX_WORKERS, N_CURSORS, N_SLOTS = 262144, 256, 4096, 4096
+local LAYOUT = "region-2" -- another layout of the struct gets another name
 
 local declarations = ([[
 typedef struct {
@@ -15,6 +15,7 @@ typedef struct {
   double last_pause;
   int32_t pids[WORKERS];
   int32_t cursors[CURSORS];
+  double waiting_since[WORKERS][SLOTS];
   double free_at[ROWS];
   double next_at[ROWS];
   double paused_until[ROWS];
@@ -36,13 +37,14 @@ int pthread_mutex_consistent(void *);
 int clock_gettime(int, fleet_time *);
 int kill(int, int);
 ]]):gsub("ROWS", MAX_ROWS):gsub("WORKERS", MAX_WORKERS):gsub("CURSORS", N_CURSORS)
+  :gsub("SLOTS", N_SLOTS)
 ffi.cdef(declarations)
 
 local EOWNERDEAD, CLOCK_MONOTONIC = 130, 1
 local NEVER = math.huge
 local READ_WRITE, SHARED_ANONYMOUS_NORESERVE = 3, 0x4021
 
-local _M = { MAX_ROWS = MAX_ROWS, N_CURSORS = N_CURSORS }
+local _M = { MAX_ROWS = MAX_ROWS, N_CURSORS = N_CURSORS, N_SLOTS = N_SLOTS }
 
 local region, mutex, me
 local time = ffi.new("fleet_time")
@@ -157,6 +159,7 @@ function _M.join()
     if region.pids[worker] == 0 then
       region.pids[worker] = ngx.worker.pid()
       me = worker
+      ffi.fill(region.waiting_since[me], ffi.sizeof("double") * N_SLOTS)
       break
     end
   end
@@ -273,6 +276,25 @@ function _M.release(row, pause_s)
   end
   update(row)
   unlock()
+end
+
+-- Says since when this worker's first request waits for a model; 0: there is none. Models may share
+-- a slot, and a killed worker leaves its slots for half a second: both cost others a pause only.
+function _M.set_waiting(slot, since)
+  region.waiting_since[me][slot] = since
+end
+
+-- Whether a request that came before waits at another worker, and found no room.
+function _M.is_awaited(slot, before)
+  for worker = 0, MAX_WORKERS - 1 do
+    if region.pids[worker] ~= 0 and worker ~= me then
+      local since = region.waiting_since[worker][slot]
+      if since > 0 and since < before then
+        return true
+      end
+    end
+  end
+  return false
 end
 
 -- Returns how many of these rows are paused, and how many requests are in flight at them.
