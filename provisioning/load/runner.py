@@ -18,7 +18,7 @@ import msgspec
 from gevent.event import Event
 from locust.env import Environment
 from locust.html import get_html_report
-from locust.runners import LocalRunner, MasterRunner
+from locust.runners import MASTER_HEARTBEAT_TIMEOUT, LocalRunner, MasterRunner, WorkerRunner
 from locust.stats import (
     PERCENTILES_TO_REPORT,
     StatsCSV,
@@ -150,7 +150,8 @@ def run_as_worker(host: str, port: int) -> None:
     """Run users for a master, until it says that it is over.
 
     Raises:
-        LoadTestError: The master cannot be reached, or its settings cannot be used here.
+        LoadTestError: The master cannot be reached, goes away, or has settings that cannot be used
+            here.
     """
     raise_limit()
     environment = Environment(user_classes=[Developer])
@@ -158,6 +159,8 @@ def run_as_worker(host: str, port: int) -> None:
         runner = environment.create_worker_runner(host, port)
     except Exception as error:
         raise LoadTestError(f"no master at {host}:{port}: {error}") from error
+    # Locust looks for heartbeats after the first one only; the master may end before that.
+    runner.last_heartbeat_timestamp = runner.last_heartbeat_timestamp or time.time()
     faults: list[str] = []
 
     def prepare(environment: Environment, msg: Any) -> None:
@@ -181,6 +184,16 @@ def run_as_worker(host: str, port: int) -> None:
     environment.events.quitting.fire(environment=environment, reverse=True)
     if faults:
         raise LoadTestError(faults[0])
+    _check_heartbeat(runner)
+
+
+def _check_heartbeat(runner: WorkerRunner) -> None:
+    silent_s = time.time() - (runner.last_heartbeat_timestamp or 0.0)
+    if silent_s > MASTER_HEARTBEAT_TIMEOUT:
+        raise LoadTestError(
+            f"the master at {runner.master_host}:{runner.master_port} has sent no heartbeat for "
+            f"{silent_s:.0f} s; see there why it ended, start it again, and then this worker"
+        )
 
 
 def _environment(settings: Settings) -> Environment:

@@ -16,7 +16,10 @@ from functools import partial
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
+import zmq
+import zmq.asyncio
 from aiohttp import web
 from click.testing import CliRunner
 
@@ -196,6 +199,28 @@ async def test_workers_of_other_machines_need_the_master_s_address_only() -> Non
 
     assert (0, "") == (worker.status, worker.errors)
     assert report["text"]["n"] > 0
+
+
+async def test_a_worker_ends_when_its_master_goes_away_before_the_first_heartbeat() -> None:
+    """Locust's minute of patience is a second here; a socket stands for the master."""
+    patient = "import locust.runners as r; r.MASTER_HEARTBEAT_TIMEOUT = 1"
+    run = "from ollama_fleet.cli import main; main()"
+    with zmq.asyncio.Context() as context, context.socket(zmq.ROUTER) as master:
+        port = master.bind_to_random_port("tcp://127.0.0.1")
+        worker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-c", f"{patient}; {run}"),
+            *("load", f"--worker-of=127.0.0.1:{port}"),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        name, _ = await master.recv_multipart()
+        ack = msgspec.msgpack.encode(("ack", {"index": 0}, name.decode()))
+        await master.send_multipart([name, ack])
+        await master.recv_multipart()
+        master.close(linger=0)
+        _, errors = await asyncio.wait_for(worker.communicate(), 100)
+
+    assert 2 == worker.returncode
+    assert f"the master at 127.0.0.1:{port} has sent no heartbeat for " in errors.decode()
 
 
 async def test_a_worker_that_cannot_begin_says_why_at_the_master(tmp_path: Path) -> None:
