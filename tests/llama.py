@@ -20,8 +20,8 @@ import gguf
 import numpy as np
 
 ALIAS = "tiny"
-START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 100.0
+STOP_TIMEOUT_S = 100.0
 
 N_BLOCKS = 2
 WIDTH = 64

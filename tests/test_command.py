@@ -23,7 +23,7 @@ print(*(name for name in {heavy!r} if name in sys.modules), file=sys.stderr)
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ollama_fleet", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
 def summaries(help_text: str) -> dict[str, str]:
@@ -39,7 +39,7 @@ def test_asking_for_help_imports_no_part(arguments: list[str]) -> None:
     source = LIST_MODULES.format(arguments=arguments, heavy=HEAVY)
 
     done = subprocess.run(
-        [sys.executable, "-c", source], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=100, check=True
     )
 
     assert "" == done.stderr.strip()

@@ -24,13 +24,13 @@ from tests.ports import free_port
 from tests.waiting import eventually
 
 QUICK = {
-    "group_wait": "200ms",
-    "ticket_group_wait": "300ms",
+    "group_wait": "1s",
+    "ticket_group_wait": "1s",
     "group_interval": "1s",
     "page_repeat_interval": "1h",
     "ticket_repeat_interval": "1h",
 }
-"""Settings with which a test need not wait long."""
+"""Settings with which a test need not wait long, and alerts posted at once are told at once."""
 
 SEVERITY_BY_PATH = {"page": "critical", "ticket": "warning", "info": "info"}
 
@@ -135,6 +135,11 @@ class Alertmanager:
             for alert in await self._listed()
             if alert["labels"]["cluster"] == cluster and alert["status"]["inhibitedBy"]
         }
+
+    async def fire_known(self, sources: Iterable[Labels]) -> None:
+        """Post alerts, and return once what they mute would be muted."""
+        await self.fire(sources)
+        await self.are_considered("known")
 
     async def are_considered(self, cluster: str) -> None:
         """Return once everything that was posted before is taken into account.

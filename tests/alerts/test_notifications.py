@@ -31,8 +31,8 @@ async def test_tickets_are_one_for_each_node_and_a_page_is_one_for_all(
     )
     await all_told(alertmanager, taken)
 
-    assert [slow, slow] == taken.told("ticket")
-    assert ["OllamaModelUnavailable"] == taken.told("page")
+    await eventually(lambda: [slow, slow] == taken.told("ticket"))
+    await eventually(lambda: ["OllamaModelUnavailable"] == taken.told("page"))
 
 
 async def test_a_rotation_window_mutes_what_rotation_causes_and_no_page(
@@ -49,10 +49,10 @@ async def test_a_rotation_window_mutes_what_rotation_causes_and_no_page(
             + named(*causes, severity="critical", cluster="us")
         )
         await all_told(alertmanager, taken)
+        await eventually(lambda: ["OllamaFleetInventoryShrunk"] == taken.told("ticket"))
+        await eventually(lambda: sorted(causes) == taken.told("page", "us"))
 
-    assert ["OllamaFleetInventoryShrunk"] == taken.told("ticket")
     assert [] == taken.told("info")
-    assert sorted(causes) == taken.told("page", "us")
 
 
 async def test_a_closed_rotation_window_mutes_nothing(tmp_path: Path, taken: Inbox) -> None:
@@ -65,9 +65,7 @@ async def test_a_closed_rotation_window_mutes_nothing(tmp_path: Path, taken: Inb
     ]
     async with running(tmp_path, hooks(taken.url) | {"rotation_windows": windows}) as alertmanager:
         await alertmanager.fire(named(*inhibition.ROTATION_CAUSES, severity="warning"))
-        await all_told(alertmanager, taken)
-
-    assert sorted(inhibition.ROTATION_CAUSES) == taken.told("ticket")
+        await eventually(lambda: sorted(inhibition.ROTATION_CAUSES) == taken.told("ticket"))
 
 
 async def test_the_dead_mans_switch_hears_at_intervals(tmp_path: Path, taken: Inbox) -> None:
@@ -79,7 +77,7 @@ async def test_the_dead_mans_switch_hears_at_intervals(tmp_path: Path, taken: In
         await alertmanager.fire(
             named("OllamaFleetExporterDown") + named("Watchdog", component="ollama-fleet")
         )
-        await eventually(lambda: _is_regular(taken), within_s=60)
+        await eventually(lambda: _is_regular(taken))
 
     assert {"Watchdog"} == set(taken.told("switch"))
 

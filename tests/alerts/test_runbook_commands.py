@@ -125,7 +125,7 @@ def _fleet(folder: Path, inventory: Path, address: str, control: str) -> ChildSp
 def _exporter(inventory: Path, address: str) -> ChildSpec:
     command = processes.our_command(
         *("exporter", f"--inventory={inventory}", f"--web.listen-address={address}"),
-        *("--poll.interval=1s", "--poll.health-timeout=400ms", "--poll.metrics-timeout=800ms"),
+        *("--poll.interval=1s", "--poll.health-timeout=900ms", "--poll.metrics-timeout=950ms"),
     )
     return ChildSpec("exporter", command, f"http://{address}/-/ready")
 

@@ -23,7 +23,7 @@ from alerts.settings import Settings
 from tests.alerts.promtool import RULES, TESTS
 from tests.conftest import program
 
-TIMEOUT_S = 110
+TIMEOUT_S = 250
 ALIKE = (
     pytest.param("OllamaFleetExporterDown", marks=pytest.mark.nightly),
     "OllamaFleetScrapeNearTimeout",

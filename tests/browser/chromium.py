@@ -13,6 +13,7 @@ from playwright.async_api import Browser, async_playwright
 from tests.browser.page import FleetPage, Watch
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+WITHIN_MS = 100_000
 OPTIONS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -83,6 +84,7 @@ async def opened(
         color_scheme=scheme, viewport={"width": width, "height": height}
     )
     try:
+        context.set_default_timeout(WITHIN_MS)
         await context.add_init_script(TELL_VIOLATIONS)
         place = urlsplit(url)
         page = FleetPage(await context.new_page(), Watch(f"{place.scheme}://{place.netloc}"))

@@ -16,12 +16,12 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
-from tests.browser.chromium import ChromiumMissingError, chromium, opened
+from tests.browser.chromium import WITHIN_MS, ChromiumMissingError, chromium, opened
 from tests.browser.page import FleetPage, Watch
 from tests.browser.programs import exporter
 
-# Only a test that fails waits so long; what has to be soon says so itself.
-expect.set_options(timeout=30_000)
+# Only a test that fails waits so long.
+expect.set_options(timeout=WITHIN_MS)
 
 Open = Callable[..., Awaitable[FleetPage]]
 """`await open_page(url, scheme="dark", width=1280, height=800)`"""

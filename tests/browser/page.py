@@ -114,13 +114,13 @@ class FleetPage:
         painted: list[str | None] = await self.run(PAINTED, list(ids))
         return painted
 
-    async def eventually_paints(self, colour: str, *ids: str, within_s: float = 60.0) -> None:
+    async def eventually_paints(self, colour: str, *ids: str) -> None:
         """Return once the cells of all these instances have this colour."""
 
         async def are_painted() -> bool:
             return {colour} == set(await self.colours(*ids))
 
-        await eventually(are_painted, within_s=within_s)
+        await eventually(are_painted)
 
     async def centre(self, instance_id: str) -> tuple[float, float]:
         """Return where the middle of a cell is in the window, in CSS pixels."""

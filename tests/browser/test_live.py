@@ -141,9 +141,15 @@ async def test_a_cell_is_read_once_and_not_at_each_update(url: str, open_page: O
     await until_read_whole(page)
 
     for element_id in ("reader", "tip"):
-        await page.run(COUNT_CHANGES, element_id)
-        await updates(page)
-        assert 0 == await page.run("() => window.nChanges"), await page.text("#reader")
+
+        async def stays(element_id: str = element_id) -> bool:
+            await page.run(COUNT_CHANGES, element_id)
+            await updates(page)
+            n_changes: int = await page.run("() => window.nChanges")
+            return n_changes == 0
+
+        # On a busy machine an update may be late, and what it brings come with the next.
+        await eventually(stays)
 
 
 @pytest.mark.parametrize("width", [1280, 420])

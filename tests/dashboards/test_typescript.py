@@ -35,7 +35,7 @@ PROGRAMS = Path(sys.executable).parent
 INSTALL = (f"{PROGRAMS}/npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
 COMPILE = (f"{PROGRAMS}/node", "node_modules/typescript/bin/tsc", "--pretty", "false", "--project")
 VERSIONS = ("grafana-11", "grafana-12", "grafana-13")
-LIMIT_S = 90.0
+LIMIT_S = 250.0
 MODULE = 'import type { Shipped } from "./dashboard";\nexport const it: Shipped = %s;\n'
 MESSAGE = re.compile(r"(?P<name>[\w-]+)\.ts\(\d+,\d+\): error (?P<text>.*)")
 

@@ -88,7 +88,7 @@ class ContainerLab(Lab):
             "engine": "auto",
             "command": ["sh", "-c", SERVE, "sh", *httpd],
             "memory": "24MiB",
-            "health": {"path": "/health", "interval": "500ms", "timeout": "3s", "failures": 3},
+            "health": {"path": "/health", "interval": "500ms", "timeout": "6s", "failures": 3},
         }
         return self.spec(
             count,

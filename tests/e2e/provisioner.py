@@ -35,7 +35,7 @@ answer = head + b"content-length: %d\\r\\n\\r\\n%b" % (len(body), body)
 server = socket.create_server((sys.argv[1], int(sys.argv[2])))
 while True:
     client, _ = server.accept()
-    client.settimeout(1.0)
+    client.settimeout(10.0)
     try:
         client.recv(65536)
         client.sendall(answer)
@@ -44,7 +44,7 @@ while True:
     client.close()
 """
 QUICK = {
-    "start_timeout": "20s",
+    "start_timeout": "60s",
     "backoff_base": "100ms",
     "backoff_cap": "500ms",
     "retry_failed": "1s",
@@ -232,8 +232,8 @@ class Lab:
             "count": count,
             "cpus": 0.01,
             "memory": "16MiB",
-            # An instance that gets no turn on a busy machine for a second or two is not replaced.
-            "health": {"interval": "500ms", "timeout": "3s", "failures": 3},
+            # An instance that gets no turn on a busy machine for ten seconds is not replaced.
+            "health": {"interval": "500ms", "timeout": "6s", "failures": 3},
             "rotation": {"every": "7d", "drain": "300ms"},
             **(pool or {}),
         }
@@ -356,9 +356,9 @@ def lab(folder: Path, *, fleet: str = FLEET) -> Iterator[Lab]:
 
 
 def fetch(url: str) -> Answer:
-    """Return what a server answers, whatever its status; blocks, 5 s at most."""
+    """Return what a server answers, whatever its status; blocks, 30 s at most."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=30) as answer:
             return Answer(answer.status, dict(answer.headers), answer.read())
     except urllib.error.HTTPError as error:
         with error:

@@ -212,12 +212,12 @@ async def _said(command: str, environment: Mapping[str, str]) -> str:
 
 
 async def _n_replaced(session: aiohttp.ClientSession, said: str, n: int) -> bool:
-    """Return whether so many later generations were started, and all instances run."""
+    """Return whether so many later generations were started, or more, and all instances run."""
     (url,) = (url for url in _urls(said) if re.search(r":\d+/instances$", url))
     async with session.get(f"{url}?details=1") as answer:
         listed = await answer.json()
     n_later = sum(one["generation"] - 1 for one in listed)
-    return n == n_later and {"running"} == {one["state"] for one in listed}
+    return n <= n_later and {"running"} == {one["state"] for one in listed}
 
 
 def _naming(text: str) -> list[int]:

@@ -202,7 +202,10 @@ async def test_a_standby_answers_reads_and_names_the_leader_for_writes(fleet_lab
     standby = await fleet_lab.started(is_standby=True)
     fleet_lab.provisioners.sort(key=lambda one: one is leader)  # the client asks the standby first
 
-    assert await standby.instances() == await leader.instances()
+    async def both_list_the_same() -> bool:
+        return await standby.instances() == await leader.instances()
+
+    await eventually(both_list_the_same)
     assert (True, False) == (await leader.leads(), await standby.leads())
     refused = await fleet_lab.run(
         "instances", "list", f"--provisioner.url={standby.url}", "--pool=web"

@@ -153,7 +153,7 @@ async def test_an_ollama_that_has_its_model_needs_no_registry_and_leaves_no_runn
     await eventually(lambda: len(ollama_lab.processes()) == 1)
 
 
-CANARY = "health: {interval: 1s, canary: {period: 1s, timeout: 1s, failures: 2}}"
+CANARY = "health: {interval: 1s, canary: {period: 5s, timeout: 5s, failures: 2}}"
 
 
 @pytest.mark.usefixtures("either")
@@ -233,7 +233,7 @@ def create(url: str, made: OllamaLab, model: Path) -> None:
     modelfile.write_text(f"FROM {model}\n")
     environment = {**made.environment, "OLLAMA_HOST": url}
     command = ("ollama", "create", TINY, "-f", modelfile)
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=100)
 
 
 def noted(path: Path) -> list[dict[str, Any]]:
