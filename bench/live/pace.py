@@ -92,7 +92,7 @@ SHORT = Pace(
     switch_s=4,
     divisor=60,
     quiet_s=3.0,
-    slack_s=45.0,
+    slack_s=100.0,
 )
 PACES: Mapping[PaceName, Pace] = {pace.name: pace for pace in (SHIPPED, SHORT)}
 

@@ -13,7 +13,7 @@ from bench.live.messages import Notification, To
 from bench.live.scenarios import Deed, Scenario
 
 LOOK_S = 0.25
-SETTLES_WITHIN_S = 90.0
+SETTLES_WITHIN_S = 100.0
 CRITICAL = "critical"
 BACKED_OFF_POLLS = 4
 """How many polls may pass until an instance that was dead is asked again."""

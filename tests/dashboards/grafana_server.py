@@ -108,7 +108,7 @@ def grafana(*, context: ssl.SSLContext | None = None) -> Iterator[Running]:
 class _Handler(BaseHTTPRequestHandler):
     state: State
     protocol_version = "HTTP/1.1"
-    timeout = 5
+    timeout = 100
     disable_nagle_algorithm = True
 
     def setup(self) -> None:

@@ -21,10 +21,10 @@ from provisioning.demo.ports import Ports
 from provisioning.demo.rundir import RunDir
 from tests.conftest import program
 
-N = 5_000
+N = 3_000
 IN_EVERY_RUN = "count"
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

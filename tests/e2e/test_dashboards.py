@@ -342,7 +342,7 @@ async def broken(watched_fleets: Watched) -> Mapping[str, Answers]:
         return not any(missing(cluster, answers) for cluster, answers in seen.items())
 
     try:
-        await eventually(show_everything)
+        await eventually(show_everything, within_s=250.0)
     except AssertionError:
         texts = (
             f"{cluster}: {text}" for cluster in seen for text in missing(cluster, seen[cluster])

@@ -71,7 +71,7 @@ CASES = (
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(600),
     pytest.mark.nightly,
 ]
 

@@ -27,7 +27,7 @@ EXPORTER = (
 )
 LATENCY_HIGH = "OllamaFleetLatencyP99High"
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
 
 async def _slow_twentieth(lab: Lab) -> None:

@@ -23,11 +23,11 @@ from exporter.settings import ENVIRONMENT_PREFIX, SETTINGS
 from ollama_fleet.version import VERSION, revision
 from tests.exporter.fetching import fetch
 from tests.exporter.servers import Handler, answering, hanging, response, serving
-from tests.waiting import POLL_S
+from tests.waiting import eventually
 
 FLEET = {"/health": b"{}", "/api/metrics": b'{"tokens_per_second":42}'}
 ANYWHERE = ("--web.listen-address", "127.0.0.1:0")
-STOP_WITHIN_S = 30.0
+DEADLINE_S = 100.0
 """Far less than what hangs in these tests may take."""
 
 
@@ -227,7 +227,7 @@ class Running:
             found = re.search(pattern, self.log)
             if found is not None:
                 return found
-            line = await asyncio.wait_for(self._process.stderr.readline(), 90.0)
+            line = await asyncio.wait_for(self._process.stderr.readline(), DEADLINE_S)
             assert line, self.log
             self.log += line.decode()
 
@@ -235,16 +235,13 @@ class Running:
         self._process.send_signal(number)
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, bytes]:
-        """Send a signal; return status and stdout. Fail when it takes too long."""
-        started_s = time.monotonic()
+        """Send a signal; return status and stdout."""
         self._process.send_signal(number)
-        ended = await self.end()
-        assert time.monotonic() - started_s < STOP_WITHIN_S, self.log
-        return ended
+        return await self.end()
 
     async def end(self) -> tuple[int, bytes]:
         """Wait until it ends by itself; return status and stdout."""
-        stdout, stderr = await asyncio.wait_for(self._process.communicate(), 90.0)
+        stdout, stderr = await asyncio.wait_for(self._process.communicate(), DEADLINE_S)
         self.log += stderr.decode()
         assert self._process.returncode is not None
         return self._process.returncode, stdout
@@ -270,12 +267,15 @@ async def started(
 
 async def page_with(port: int, text: str) -> str:
     """Return the page once it holds a text."""
-    for _ in range(1500):
+    page = ""
+
+    async def has_it() -> bool:
+        nonlocal page
         page = (await fetch(port, "/metrics")).text
-        if text in page:
-            return page
-        await asyncio.sleep(POLL_S)
-    raise AssertionError(f"no {text!r} in {page}")
+        return text in page
+
+    await eventually(has_it)
+    return page
 
 
 def hanging_once(asked: asyncio.Event) -> Handler:
@@ -289,7 +289,7 @@ def hanging_once(asked: asyncio.Event) -> Handler:
     return handle
 
 
-QUICK = ("--poll.interval", "500ms")
+QUICK = ("--poll.interval", "2s")
 
 
 async def test_it_polls_publishes_and_stops_when_told(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ async def test_it_polls_publishes_and_stops_when_told(tmp_path: Path) -> None:
     first, *_, last = running.log.splitlines()
     assert first.endswith(
         f' level=info logger=exporter msg="exporter starts" version={VERSION} '
-        f"revision={revision()} sources={inventory} poll_interval=500ms listen_address=127.0.0.1:0"
+        f"revision={revision()} sources={inventory} poll_interval=2s listen_address=127.0.0.1:0"
     )
     assert last.endswith(" level=info logger=exporter msg=stopped")
     assert "Traceback" not in running.log
@@ -317,13 +317,13 @@ async def test_it_stops_at_once_while_instances_hang(
 ) -> None:
     asked = asyncio.Event()
     # Of this many instances, one is polled very soon.
-    n_instances = 1500
-    patient = ("--poll.interval", "101s", "--poll.metrics-timeout", "100s",
-               "--poll.health-timeout", "100s")  # fmt: skip
+    n_instances = 5000
+    patient = ("--poll.interval", "1001s", "--poll.metrics-timeout", "1000s",
+               "--poll.health-timeout", "1000s")  # fmt: skip
     async with serving(hanging_once(asked)) as port:
         inventory = list_instances(tmp_path, port=port, n=n_instances)
         async with started("--inventory", inventory, *ANYWHERE, *patient) as running:
-            await asyncio.wait_for(asked.wait(), 90.0)
+            await asyncio.wait_for(asked.wait(), DEADLINE_S)
             status, _ = await running.stop(number)
 
     assert 0 == status
@@ -374,12 +374,13 @@ async def test_systemd_hears_of_start_reload_polls_and_stop(
 
         async def heard() -> str:
             receiving = asyncio.get_running_loop().sock_recv(manager, 1000)
-            return (await asyncio.wait_for(receiving, 90.0)).decode()
+            return (await asyncio.wait_for(receiving, DEADLINE_S)).decode()
 
         variables = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
         async with started("--inventory", inventory, *ANYWHERE, **variables) as running:
-            first = {await heard() for _ in range(2)}
-            assert {"READY=1", "WATCHDOG=1"} == first
+            first = set[str]()
+            while not {"READY=1", "WATCHDOG=1"} <= first:
+                first.add(await heard())
             sent_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
             running.send(signal.SIGHUP)
             states = [await heard()]
@@ -506,7 +507,7 @@ async def test_silent_strangers_keep_neither_scrapers_nor_inventories_out(tmp_pa
 
         list_instances(tmp_path, port=1, n=7)
         read = f'ollama_exporter_inventory_instances{{source="{fleet}"}} 7.0'
-        page = await asyncio.wait_for(page_with(port, read), 60.0)
+        page = await page_with(port, read)
         await running.stop()
 
     closed = re.search(r"^ollama_exporter_web_connections_closed_total (\S+)$", page, re.MULTILINE)

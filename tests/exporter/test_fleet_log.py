@@ -108,8 +108,8 @@ async def test_the_log_says_what_the_first_cycle_found_and_when_that_changes(
         async with serving(healthy, port):
             await eventually(lambda: polled.poller.scrape_targets["b"].row.status == "healthy")
             await eventually(lambda: "problems=none" in caplog.text)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     assert [
         "fleet polled healthy=1 instances=2 servers=1 fleet problems=1 refused (b)",
