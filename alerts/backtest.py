@@ -109,7 +109,7 @@ async def _firing(past: Archive, variants: Sequence[Alert], label: str, *, began
 
 
 def _counted(
-    one: Backtested, times: Mapping[Key, Times], step_s: float, keep_s: float
+    one: Backtested, times: Mapping[Key, Times], step_s: float, keep_firing_for_s: float
 ) -> Backtested:
     """Return an alert with its episodes, without those in which others mute it all the time."""
     key = one.alert, one.severity
@@ -117,7 +117,7 @@ def _counted(
     episodes = [
         (episode, {at_s for theirs in muting for at_s in theirs.get(cluster, ())})
         for cluster, times_s in times.get(key, {}).items()
-        for episode in split(times_s, step_s, keep_s)
+        for episode in split(times_s, step_s, keep_firing_for_s)
     ]
     heard = [episode for episode, muted_s in episodes if not muted_s.issuperset(episode)]
     fired = Episodes(len(heard), round(sum(map(len, heard)) * step_s / 60))

@@ -84,16 +84,18 @@ def propose(history: History) -> Proposal:
     return Proposal(value, reason + ignored, _seen(points, history) if points else {})
 
 
-def episodes(times_s: Sequence[float], step_s: float, keep_s: float) -> Episodes:
+def episodes(times_s: Sequence[float], step_s: float, keep_firing_for_s: float) -> Episodes:
     """Return how often an alert fired that did at these times, and for how long."""
-    return Episodes(len(split(times_s, step_s, keep_s)), round(len(times_s) * step_s / 60))
+    return Episodes(
+        len(split(times_s, step_s, keep_firing_for_s)), round(len(times_s) * step_s / 60)
+    )
 
 
-def split(times_s: Sequence[float], step_s: float, keep_s: float) -> list[list[float]]:
+def split(times_s: Sequence[float], step_s: float, keep_firing_for_s: float) -> list[list[float]]:
     """Return the times of each episode; breaks shorter than `keep_firing_for` do not end one."""
     found: list[list[float]] = []
     for at_s in times_s:
-        if not found or at_s - found[-1][-1] > step_s + keep_s:
+        if not found or at_s - found[-1][-1] > step_s + keep_firing_for_s:
             found.append([])
         found[-1].append(at_s)
     return found

@@ -8,7 +8,7 @@ from ollama_fleet.problems import problems_text
 
 
 class DashboardsError(Exception):
-    """Any failure of this package that its user can mend."""
+    """Any failure of this package that its user can repair."""
 
 
 class SettingsError(DashboardsError):

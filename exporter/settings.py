@@ -30,10 +30,16 @@ class Setting:
     """As one would write it; empty for none."""
     help: str
     parse: Callable[[str], Any]
-    metavar: str
+    shown: str = ""
+    """What `--help` says of its values, unless its kind says that."""
     is_repeatable: bool = False
     needs_restart: bool = False
     """Whether a running exporter cannot take over another value."""
+
+    @property
+    def metavar(self) -> str:
+        """Return what `--help` says of its values."""
+        return self.shown or METAVAR_BY_PARSER[self.parse]
 
     @property
     def option(self) -> str:
@@ -157,6 +163,13 @@ def gateway_url(text: str) -> str:
     return base_url(text.strip(), example="http://127.0.0.1:11431") if text.strip() else ""
 
 
+METAVAR_BY_PARSER: Mapping[Callable[[str], Any], str] = {
+    str: "FILE",
+    count: "N",
+    switch: "true|false",
+    parse_positive_duration_s: "DURATION",
+    duration_or_off: "DURATION",
+}
 SETTINGS = (
     Setting(
         "inventory",
@@ -174,7 +187,6 @@ SETTINGS = (
         "10s",
         "Interval between two reads of each inventory.",
         parse_positive_duration_s,
-        "DURATION",
     ),
     Setting(
         "inventory.timeout",
@@ -182,7 +194,6 @@ SETTINGS = (
         "Timeout to read an inventory from a URL; the URLs of 'URL|URL' and all pages of "
         "Kubernetes share it.",
         parse_positive_duration_s,
-        "DURATION",
     ),
     Setting(
         "inventory.allow-partial",
@@ -190,7 +201,6 @@ SETTINGS = (
         "Publish the fleet before every inventory was read once. By default the exporter is not "
         "ready until then, because half a fleet looks like a whole one.",
         switch,
-        "true|false",
     ),
     Setting(
         "inventory.transient",
@@ -205,21 +215,13 @@ SETTINGS = (
         "",
         "File with the bearer token for inventory URLs, http(s):// and consul://.",
         str,
-        "FILE",
     ),
-    Setting(
-        "inventory.ca-file",
-        "",
-        "CA bundle used to verify HTTPS inventory servers.",
-        str,
-        "FILE",
-    ),
+    Setting("inventory.ca-file", "", "CA bundle used to verify HTTPS inventory servers.", str),
     Setting(
         "poll.interval",
         "10s",
         "Interval between two polls of an instance. Polls are spread evenly over it.",
         parse_positive_duration_s,
-        "DURATION",
     ),
     Setting(
         "poll.health-timeout",
@@ -227,7 +229,6 @@ SETTINGS = (
         "Timeout to connect and to answer the health check. By default at most half of "
         "poll.metrics-timeout.",
         parse_positive_duration_s,
-        "DURATION",
     ),
     Setting(
         "poll.metrics-timeout",
@@ -235,14 +236,12 @@ SETTINGS = (
         "Timeout of a whole poll, the instance's metrics included. By default at most four fifths "
         "of poll.interval.",
         parse_positive_duration_s,
-        "DURATION",
     ),
     Setting(
         "poll.max-body-bytes",
         "1048576",
         "Maximum size of one response body of an instance.",
         count,
-        "N",
         needs_restart=True,
     ),
     Setting(
@@ -251,7 +250,6 @@ SETTINGS = (
         "Interval at which an instance's server type and version are detected again. A failed "
         "poll triggers it at once; a kept connection that the server closed triggers the version.",
         parse_positive_duration_s,
-        "DURATION",
     ),
     Setting(
         "poll.loading-timeout",
@@ -259,7 +257,6 @@ SETTINGS = (
         "Longest time in which an instance loads its model. After it, the instance counts as "
         "unhealthy.",
         parse_positive_duration_s,
-        "DURATION",
     ),
     Setting(
         "poll.starting-timeout",
@@ -268,7 +265,6 @@ SETTINGS = (
         "inventory, or listed as provisioning, and was not healthy since. After it, its polls "
         "decide its status.",
         parse_positive_duration_s,
-        "DURATION",
     ),
     Setting(
         "poll.grace-period",
@@ -278,21 +274,18 @@ SETTINGS = (
         "poll.interval, so that one failed poll is none either. By default at least one and a half "
         "poll intervals.",
         parse_positive_duration_s,
-        "DURATION",
     ),
     Setting(
         "poll.ca-file",
         "",
         "CA bundle used to verify HTTPS instances; the system's by default.",
         str,
-        "FILE",
     ),
     Setting(
         "poll.insecure-skip-verify",
         "false",
         "Do not verify certificates of HTTPS instances.",
         switch,
-        "true|false",
         needs_restart=True,
     ),
     Setting(
@@ -301,7 +294,6 @@ SETTINGS = (
         "Interval between two canaries of an instance: tiny generations that measure speed and "
         "find runners that are frozen. 0 sends none.",
         duration_or_off,
-        "DURATION",
     ),
     Setting(
         "canary.timeout",
@@ -310,7 +302,6 @@ SETTINGS = (
         "requests wait for a busy instance. Ollama replaces a frozen runner after 20 s of waiting, "
         "so a longer timeout sees a slow answer instead. By default at most half of canary.period.",
         parse_positive_duration_s,
-        "DURATION",
     ),
     Setting(
         "canary.concurrency",
@@ -318,7 +309,6 @@ SETTINGS = (
         "Maximum number of canaries at once. A generation that waits for 2s makes room for another "
         "canary, so that frozen instances do not delay the others; up to ten times as many then.",
         count,
-        "N",
     ),
     Setting(
         "canary.tokens",
@@ -327,13 +317,7 @@ SETTINGS = (
         canary_tokens,
         "N",
     ),
-    Setting(
-        "canary.prompt",
-        "Count: 1, 2, 3,",
-        "Prompt of the canaries.",
-        canary_prompt,
-        "TEXT",
-    ),
+    Setting("canary.prompt", "Count: 1, 2, 3,", "Prompt of the canaries.", canary_prompt, "TEXT"),
     Setting(
         "gateway.url",
         "",
@@ -384,7 +368,6 @@ SETTINGS = (
         "Maximum plausible decoding speed of one instance, in tokens/s. Higher values are dropped "
         "and counted as implausible. Raise it if a pool of machines is listed as one instance.",
         count,
-        "N",
     ),
     Setting(
         "web.listen-address",
@@ -409,7 +392,6 @@ SETTINGS = (
         "",
         "File with certificates, users and headers, in the format of Prometheus' exporter-toolkit.",
         str,
-        "FILE",
         needs_restart=True,
     ),
     Setting(
@@ -418,7 +400,6 @@ SETTINGS = (
         "File with tokens that may POST /-/reload, one per line; created with one token if "
         "missing. Not needed where web.config.file asks clients for passwords or certificates.",
         str,
-        "FILE",
         needs_restart=True,
     ),
     Setting(
@@ -436,7 +417,6 @@ SETTINGS = (
         "30s",
         "Timeout for a client to read a response; then the connection is closed.",
         parse_positive_duration_s,
-        "DURATION",
         needs_restart=True,
     ),
     Setting(
@@ -445,7 +425,6 @@ SETTINGS = (
         "Maximum number of open connections; one more closes the longest idle one. At most a "
         "quarter of the limit of open files.",
         count,
-        "N",
         needs_restart=True,
     ),
     Setting(
@@ -463,7 +442,6 @@ SETTINGS = (
         "The web UI shows a higher p99 latency than this in red. It only colours the web UI: "
         "alerts have their own settings (`ollama-fleet alerts`).",
         parse_positive_duration_s,
-        "DURATION",
     ),
     Setting(
         "ui.tokens-per-second",
@@ -487,15 +465,8 @@ SETTINGS = (
         "1m",
         "Failing instances are logged once per window, not at each poll.",
         parse_positive_duration_s,
-        "DURATION",
     ),
-    Setting(
-        "log.level",
-        "info",
-        "Minimum log level.",
-        one_of(*LEVELS),
-        "|".join(LEVELS),
-    ),
+    Setting("log.level", "info", "Minimum log level.", one_of(*LEVELS), "|".join(LEVELS)),
     Setting(
         "log.format",
         "logfmt",

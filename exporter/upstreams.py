@@ -36,7 +36,7 @@ LOOK_UP_S = 2.0
 """Names that take longer to resolve are left out until the next list."""
 
 
-class Edition:
+class RenderedList:
     """A list with its tag, compressed on first request."""
 
     def __init__(self, body: bytes) -> None:
@@ -68,7 +68,7 @@ class Upstreams:
         self._clock = clock
         self._sender = sender
         self._max_age_s = max_age_s
-        self._edition = Edition(b"")
+        self._rendered = RenderedList(b"")
         self._made_at_s = -math.inf
         self._making = asyncio.Lock()
 
@@ -80,24 +80,24 @@ class Upstreams:
         if not self._poller.has_seen_all.is_set() or self._poller.is_stale:
             reason = "No whole poll cycle over the fleet has ended lately; see /-/ready.\n"
             return web.Response(status=503, text=reason)
-        edition = await self._current()
-        if any(tag.value in (edition.etag, "*") for tag in request.if_none_match or ()):
+        rendered = await self._current()
+        if any(tag.value in (rendered.etag, "*") for tag in request.if_none_match or ()):
             response = web.Response(status=304)
-            response.etag = ETag(edition.etag)
+            response.etag = ETag(rendered.etag)
             return response
         is_gzip = takes_gzip(request.headers.get("Accept-Encoding", ""))
-        return await self._sender.send(request, partial(_body, edition, is_gzip=is_gzip))
+        return await self._sender.send(request, partial(_body, rendered, is_gzip=is_gzip))
 
-    async def _current(self) -> Edition:
+    async def _current(self) -> RenderedList:
         async with self._making:
             if self._clock.monotonic_s() - self._made_at_s >= self._max_age_s():
                 self._made_at_s = self._clock.monotonic_s()
                 rows, _ = await run_in_steps(self._poller.rows())
                 await self._look_up({row.target.host for row in rows})
                 body, _ = await run_in_steps(self._list_steps(rows))
-                if body != self._edition.body:
-                    self._edition = await asyncio.to_thread(Edition, body)
-            return self._edition
+                if body != self._rendered.body:
+                    self._rendered = await asyncio.to_thread(RenderedList, body)
+            return self._rendered
 
     async def _look_up(self, hosts: set[str]) -> None:
         """Have the addresses of names at hand: polls over kept connections need none."""
@@ -151,9 +151,9 @@ def _add(upstreams: UpstreamList, address: str, row: Row) -> None:
     )
 
 
-async def _body(edition: Edition, *, is_gzip: bool) -> Body:
-    headers = {"Content-Type": JSON, "ETag": f'"{edition.etag}"', "Vary": "Accept-Encoding"}
+async def _body(rendered: RenderedList, *, is_gzip: bool) -> Body:
+    headers = {"Content-Type": JSON, "ETag": f'"{rendered.etag}"', "Vary": "Accept-Encoding"}
     if not is_gzip:
-        return Body(headers, [edition.body])
-    body = await asyncio.to_thread(lambda: edition.gzipped)
+        return Body(headers, [rendered.body])
+    body = await asyncio.to_thread(lambda: rendered.gzipped)
     return Body({**headers, "Content-Encoding": "gzip"}, [body])

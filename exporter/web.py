@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import socket
 from contextlib import AsyncExitStack, contextmanager
@@ -16,13 +15,13 @@ from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from exporter import instances
-from exporter.errors import ExporterError
+from exporter.errors import ExporterError, os_reason
 from exporter.exposition import Format
 from exporter.inventory.checks import shown
 from exporter.responses import UNHURRIED_S, Body, taken, takes_gzip
 from exporter.selfmetrics import Refusal
 from ollama_fleet.http_server import HttpServer, Limits, bind, is_ours
-from ollama_fleet.urls import is_address
+from ollama_fleet.urls import host_port_text, is_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -261,16 +260,8 @@ def _refused(host: str, port: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        what = f"cannot listen on {where}: {_reason(error)}"
+        what = f"cannot listen on {host_port_text(host, port)}: {os_reason(error)}"
         raise ExporterError(f"{what}; choose another --web.listen-address") from error
-
-
-def _reason(error: OSError) -> str:
-    """Return why there is no listening, without the address, which the loop's words repeat."""
-    if error.errno is None or isinstance(error, socket.gaierror):
-        return error.strerror or str(error)
-    return os.strerror(error.errno)
 
 
 def preferred_format(accept: str) -> Format:

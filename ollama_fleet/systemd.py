@@ -66,7 +66,7 @@ def listening_sockets() -> list[socket.socket]:
     for one in sockets:
         one.set_inheritable(False)
         if one.family not in (socket.AF_INET, socket.AF_INET6) or not _listens(one):
-            raise SocketError("systemd passed a socket that does not listen for TCP; mend the unit")
+            raise SocketError("systemd passed a socket that does not listen for TCP: see its unit")
     return sockets
 
 

@@ -45,7 +45,7 @@ class CompactedError(StoreError):
 
 
 class NotAskedError(ProvisionerError):
-    """A question was not sent, for want of descriptors or memory here: it says nothing."""
+    """A question was not sent, for lack of descriptors or memory here: it says nothing."""
 
 
 class ContainerError(ProvisionerError):

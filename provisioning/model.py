@@ -225,7 +225,7 @@ class ObservedContainer(msgspec.Struct, frozen=True):
     exit_status: int | None = None
     """Negative for a signal; None: it runs, or nobody knows."""
     is_out_of_memory: bool = False
-    """The kernel has killed a process of it for want of memory, and it runs on or has ended so."""
+    """The kernel has killed a process of it for lack of memory, and it runs on or has ended so."""
 
 
 class NodeReport(msgspec.Struct, frozen=True):

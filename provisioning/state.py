@@ -181,7 +181,7 @@ class ObservedState:
         return ending_words(container)
 
     def is_out_of_memory(self, instance: Instance) -> bool:
-        """Say whether the kernel killed a process of an instance's container for want of memory."""
+        """Say whether the kernel killed a process of an instance's container for lack of memory."""
         container = self.current.get(instance.id)
         is_hit = container is not None and container.is_out_of_memory
         return is_hit and not self.is_outdated(instance.node, instance)

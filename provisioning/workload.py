@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ollama_fleet.urls import host_port_text
 from provisioning.model import (
     ContainerSpec,
     Instance,
@@ -29,11 +30,6 @@ def host_of(instance: Instance, node: Node) -> str:
     return instance.inventory_entry.address or node.address
 
 
-def netloc(host: str, port: int) -> str:
-    """Return `host:port` as a URL writes it, IPv6 addresses in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def model_store(node: Node, container: ContainerSpec) -> str:
     """Return a text that is the same for containers which keep Ollama's models in one folder.
 
@@ -50,7 +46,7 @@ def container_spec(fleet_name: str, pool: Pool, node: Node, instance: Instance) 
     """Return the order to make an instance's present generation on its node."""
     workload = pool.workload
     values = {
-        "address": netloc(node.address, instance.port),
+        "address": host_port_text(node.address, instance.port),
         "host": node.address,
         "id": instance.id,
         "model": workload.model,

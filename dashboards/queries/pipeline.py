@@ -227,7 +227,7 @@ def rule_failures_count(_: Selectors) -> str:
 
 
 def rules_missed(_: Selectors) -> str:
-    """Return evaluations of our rules per second that were left out for want of time."""
+    """Return evaluations of our rules per second that were left out for lack of time."""
     missed = f"rate(prometheus_rule_group_iterations_missed_total{{{RULES}}}{RATE})"
     return f"sum by (rule_group) ({missed})"
 

@@ -13,6 +13,7 @@ import msgspec
 
 from ollama_fleet.http_server import etag_of
 from ollama_fleet.upstreams import UpstreamList, ip_address
+from ollama_fleet.urls import host_port_text
 from provisioning.api.routes import (
     HAS_STARTED,
     STATE_BY_PHASE,
@@ -30,7 +31,7 @@ from provisioning.model import Fleet, Instance, Node, NodeReport, Phase
 from provisioning.spec.document import decode_fleet
 from provisioning.state import Load, size_of
 from provisioning.store.base import StoredInstance, StoredSpec, View
-from provisioning.workload import host_of, netloc
+from provisioning.workload import host_of
 
 log = logging.getLogger("provisioning.api.inventory")
 
@@ -176,7 +177,7 @@ class InventoryBuilder:
         labels = node.labels if node else entry.labels
         return Details(
             id=instance.id,
-            url=f"http://{netloc(address, instance.port)}" if address else "",
+            url=f"http://{host_port_text(address, instance.port)}" if address else "",
             node=instance.node,
             model=entry.model,
             engine=entry.engine or "auto",

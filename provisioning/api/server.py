@@ -23,6 +23,7 @@ from aiohttp import web
 from ollama_fleet.clock import Clock
 from ollama_fleet.http_server import HttpServer, Limits, bind, is_ours
 from ollama_fleet.tokens import TokenFileError, Tokens
+from ollama_fleet.urls import host_port_text
 from provisioning.api.auth import Audit, required_holder
 from provisioning.api.commands import Commands
 from provisioning.api.handlers import (
@@ -59,7 +60,6 @@ from provisioning.errors import (
     TooLargeError,
 )
 from provisioning.metrics import Metrics
-from provisioning.workload import netloc
 
 log = logging.getLogger("provisioning.api.server")
 http_log = logging.getLogger("provisioning.api.http")
@@ -295,11 +295,11 @@ def bound(host: str, port: int) -> Iterator[Sequence[socket.socket]]:
 def url_of(sockets: Sequence[socket.socket]) -> str:
     """Return the URL at which sockets are reached from this machine."""
     host, port = sockets[0].getsockname()[:2]
-    return f"http://{netloc(LOOPBACK_BY_WILDCARD.get(host, host), port)}"
+    return f"http://{host_port_text(LOOPBACK_BY_WILDCARD.get(host, host), port)}"
 
 
 def _listen_error(host: str, port: int, error: OSError) -> ListenError:
     return ListenError(
-        f"cannot listen on {netloc(host, port)} for the API: {error.strerror}; "
+        f"cannot listen on {host_port_text(host, port)} for the API: {error.strerror}; "
         "choose another with --web.listen-address, port 0 for any"
     )

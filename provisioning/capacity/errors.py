@@ -8,7 +8,7 @@ from ollama_fleet.problems import Problem, ProblemsError
 
 
 class CapacityError(Exception):
-    """Any failure of these commands that their user can mend."""
+    """Any failure of these commands that their user can repair."""
 
 
 class DataError(CapacityError, ProblemsError):

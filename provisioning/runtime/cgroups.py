@@ -67,7 +67,7 @@ def members(group: Path) -> Iterator[int]:
 
 
 def n_killed(group: Path) -> int:
-    """Return how many processes of the group the kernel has killed for want of memory."""
+    """Return how many processes of the group the kernel has killed for lack of memory."""
     for file in KILLS.values():
         with contextlib.suppress(OSError):
             lines = (line.split() for line in (group / file).read_text().splitlines())

@@ -17,7 +17,7 @@ class Counters:
         self.provision_s: list[float] = []
         """How long each start that went well has taken, tries included."""
         self.n_reconciles = 0
-        self.pass_s = 0.0
+        self.reconcile_s = 0.0
         """All reconciles together."""
         self.last: Report | None = None
         self.n_outages = 0
@@ -31,7 +31,7 @@ class Counters:
 
     def reconcile_ended(self, report: Report) -> None:
         self.n_reconciles += 1
-        self.pass_s += report.duration_s
+        self.reconcile_s += report.duration_s
         self.last = report
         self.canaries.update(report.canaries)
 

@@ -18,7 +18,7 @@ from provisioning.model import (
     Workload,
 )
 from provisioning.spec.values import MAX_POOL_NAME_CHARACTERS, NAME, filled, placeholder_fault
-from provisioning.workload import container_spec, instance_id, netloc
+from provisioning.workload import container_spec, instance_id
 
 WORKLOAD = Workload(
     model="llama3.1:8b",
@@ -77,10 +77,6 @@ def test_a_container_is_its_instances_generation_with_all_placeholders_filled_in
 
 def test_values_are_not_filled_in_again() -> None:
     assert "{port}" == filled("{model}", {"model": "{port}", "port": "1"})
-
-
-def test_an_ipv6_address_stands_in_brackets_before_a_port() -> None:
-    assert ("[::1]:80", "127.0.0.1:80") == (netloc("::1", 80), netloc("127.0.0.1", 80))
 
 
 @pytest.mark.parametrize(

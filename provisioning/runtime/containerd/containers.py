@@ -80,7 +80,7 @@ def exit_status(status: int) -> int:
 
 
 def oom_kills(metric: pb.Metric) -> int:
-    """Return how many processes the kernel killed for want of memory, by a container's figures."""
+    """Return how many processes the kernel killed for lack of memory, by a container's figures."""
     if metric.data.type_url.endswith(CGROUPS_V2):
         return pb.MetricsOfV2.FromString(metric.data.value).memory_events.oom_kill
     return pb.MetricsOfV1.FromString(metric.data.value).memory_oom_control.oom_kill
@@ -278,7 +278,7 @@ class Containers:
             await self._daemon.call(api.CREATE_CONTAINER, request)
 
     async def oom_kills(self, names: Collection[str]) -> dict[str, int]:
-        """Return how many processes of each container the kernel killed for want of memory.
+        """Return how many processes of each container the kernel killed for lack of memory.
 
         Those are missing whose tasks are gone. Only where it is needed: each costs a shim 2 ms.
         """
