@@ -62,11 +62,11 @@ class Scope:
         """
         return self._over_lookback("last_over_time", series, where)
 
-    def latest(self, series: Series | str, *, where: str = "") -> str:
+    def latest(self, series: Series | str) -> str:
         """Return the highest value of the same time: of a timestamp, the latest."""
-        return self._over_lookback("max_over_time", series, where)
+        return self._over_lookback("max_over_time", series)
 
-    def _over_lookback(self, function: str, series: Series | str, where: str) -> str:
+    def _over_lookback(self, function: str, series: Series | str, where: str = "") -> str:
         selector = series if isinstance(series, str) else self.raw(series, where=where)
         return f"{function}({selector}[{duration_text(self.lookback_s)}])"
 
@@ -118,9 +118,9 @@ def of_size(level: Level, size: str) -> str:
     return f"{number(level.value)} * {size}"
 
 
-def indented(expression: str, depth: int = 2) -> str:
+def indented(expression: str) -> str:
     """Return an expression moved to the right, but for its first line."""
-    return textwrap.indent(expression, " " * depth).lstrip()
+    return textwrap.indent(expression, "  ").lstrip()
 
 
 def joined(*lines: str) -> str:

@@ -80,7 +80,6 @@ def _canary_cost(select: Selectors) -> Panel:
         "each replica of the exporter sends its own. Too many: a longer --canary.period. Series: "
         "ollama_fleet_canary_requests_total, ollama_fleet_canary_tokens_total.",
         no_data=NO_CANARIES,
-        unit="short",
     )
     cost = pipeline.canary_cost
     return chart(

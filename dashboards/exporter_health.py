@@ -364,7 +364,6 @@ def _samples(select: Selectors) -> Panel:
         description="Samples that Prometheus stores with each scrape, by exporter. About ten per "
         "instance. Series: ollama_exporter_exposition_samples.",
         no_data=NO_EXPORTER,
-        unit="short",
     )
     return chart(
         text, Query(pipeline.own(select, catalogue.EXPORTER_EXPOSITION_SAMPLES), EXPORTER_NAME)

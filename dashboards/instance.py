@@ -145,7 +145,6 @@ def _speed(select: Selectors) -> Panel:
         "nodes with the same model, engine and hardware. Alone below the node: restart it. With "
         "its node below the limit: the node is slow. Series: ollama_instance_tokens_per_second.",
         no_data=f"The instance reports no speed, as stock Ollama: {CANARY}.",
-        unit="short",
     )
     names = ("instance", "its node", "peers' median", "limit")
     own, node, peers, limit = (_legend(select, name) for name in names)
@@ -208,7 +207,6 @@ def _tokens(select: Selectors) -> Panel:
         description="Generated and read per second, idle times included. Series: "
         "ollama_instance_generated_tokens_total, ollama_instance_prompt_tokens_total.",
         no_data="The instance does not count its tokens, as stock Ollama.",
-        unit="short",
     )
     return chart(
         text,
@@ -266,7 +264,6 @@ def _canary_speed(select: Selectors) -> Panel:
         "instance: as it reports it, else from its counters, else of the canary. Series: "
         "ollama_instance_canary_tokens_per_second, ollama_instance_tokens_per_second.",
         no_data=NO_CANARY,
-        unit="short",
     )
     canary, own = (_legend(select, name) for name in ("canary", "instance"))
     return chart(

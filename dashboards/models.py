@@ -127,7 +127,6 @@ def _speed(select: Selectors) -> Panel:
         description="Tokens per second that healthy instances can generate, by model. It falls "
         "with their number and their speed: see below. Series: model:ollama_tokens_per_second:sum.",
         no_data=NO_SPEED,
-        unit="short",
     )
     return chart(text, Query(models.speed(select), "{{model}}"), is_stacked=True)
 
@@ -138,7 +137,6 @@ def _generated(select: Selectors) -> Panel:
         description="Tokens per second that are generated: current load of each model. Series: "
         "ollama_fleet_generated_tokens_total.",
         no_data="The chosen models' servers count no tokens, as stock Ollama.",
-        unit="short",
     )
     return chart(text, Query(models.generated(select), "{{model}}"), is_stacked=True).optional()
 
@@ -185,7 +183,6 @@ def _median_speed(select: Selectors) -> Panel:
         description="Half of a model's instances are faster. A step: engine, driver or "
         "quantisation changed. Series: model:ollama_instance_tokens_per_second:quantile.",
         no_data=NO_SPEED,
-        unit="short",
     )
     return chart(text, Query(models.speed_spread(select, "0.5"), "{{model}}"))
 
@@ -197,7 +194,6 @@ def _slow_end(select: Selectors) -> Panel:
         "stays: some nodes slowed down, see the nodes dashboard. Series: "
         "model:ollama_instance_tokens_per_second:quantile.",
         no_data=NO_SPEED,
-        unit="short",
     )
     return chart(text, Query(models.speed_spread(select, "0.1"), "{{model}}"))
 
@@ -242,7 +238,6 @@ def _speed_spread(select: Selectors) -> Panel:
         description="Spread of speed over instances: half, nine in ten, and 99 in 100 are faster "
         "than the lines. Series: model:ollama_instance_tokens_per_second:quantile.",
         no_data=NO_SPEED,
-        unit="short",
     )
     names = {"0.5": "median", "0.1": "slowest tenth", "0.01": "slowest hundredth"}
     median, tenth, hundredth = names.values()

@@ -106,7 +106,6 @@ def _speed(select: Selectors) -> Panel:
         "fleet:ollama_tokens_per_second:estimate.",
         no_data="The speed of fewer than half of the instances is known. Stock Ollama reports "
         f"none: {CANARY}.",
-        unit="short",
     )
     floor = Query(fleet.speed_floor(select), "floor")
     return _threshold_stat(
@@ -222,7 +221,6 @@ def _speed_by_model(select: Selectors) -> Panel:
         "that shrinks has lost instances or slowed down: see the models dashboard. Series: "
         "model:ollama_tokens_per_second:sum.",
         no_data=f"No instance reports its speed, as stock Ollama: {CANARY}.",
-        unit="short",
     )
     return chart(
         text,
@@ -239,7 +237,6 @@ def _asked(select: Selectors) -> Panel:
         description="Tokens per second that are generated: current load, not capacity. Near the "
         "capacity, the fleet is full. Series: fleet:ollama_generated_tokens:rate.",
         no_data="No instance counts its tokens; stock Ollama does not.",
-        unit="short",
     )
     return chart(text, Query(fleet.generated(select), "generated")).optional()
 

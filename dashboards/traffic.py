@@ -58,7 +58,6 @@ def _now(select: Selectors) -> Panel:
         "ollama_gateway_request_duration_seconds, ollama_gateway_upstreams_age_seconds, "
         "fleet:ollama_gateway_rejected_fleet_full_per_requests:ratio_rate5m.",
         no_data=NO_GATEWAY,
-        unit="short",
     )
     p99 = gateway.quantile(select, catalogue.GATEWAY_REQUEST_DURATION, "0.99")
     return stat(

@@ -26,9 +26,9 @@ WORD = re.compile(r"\b[A-Z][A-Za-z]+\b")
 class Runbooks:
     """The runbooks, by the name of their alert."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    def __init__(self) -> None:
         self._texts: Mapping[str, str] = {
-            path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))
+            path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))
         }
 
     def add_to(self, app: web.Application) -> None:

@@ -78,7 +78,7 @@ def parse(text: bytes, source: str) -> Document:
     return Document(source, content, lines)
 
 
-def compose(text: bytes, source: str, *, max_depth: int = MAX_DEPTH) -> yaml.Node | None:
+def compose(text: bytes, source: str) -> yaml.Node | None:
     """Return the root of a YAML text's nodes, or None where the text is empty.
 
     Raises:
@@ -86,7 +86,7 @@ def compose(text: bytes, source: str, *, max_depth: int = MAX_DEPTH) -> yaml.Nod
     """
     try:
         text.decode()
-        _check_events(text, source, max_depth)
+        _check_events(text, source)
         return yaml.compose(text, Loader)
     except UnicodeDecodeError as error:
         raise not_utf8(error, source) from error
@@ -94,7 +94,7 @@ def compose(text: bytes, source: str, *, max_depth: int = MAX_DEPTH) -> yaml.Nod
         raise invalid_yaml(error, text, source) from error
 
 
-def _check_events(text: bytes, source: str, max_depth: int) -> None:
+def _check_events(text: bytes, source: str) -> None:
     """Refuse what takes the composer too long: aliases multiply, and depth is stack."""
     depth = 0
     for event in yaml.parse(text, Loader):
@@ -103,7 +103,7 @@ def _check_events(text: bytes, source: str, max_depth: int) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         fault = "uses aliases (*name); write them out" if isinstance(event, yaml.AliasEvent) else ""
-        if depth > max_depth:
+        if depth > MAX_DEPTH:
             fault = "is nested too deeply"
         if fault:
             line = event.start_mark.line + 1 if event.start_mark else 1

@@ -53,14 +53,10 @@ class Nodes:
         clock: Clock,
         *,
         on_report: OnReport,
-        interval_s: float = INTERVAL_S,
-        deadline_s: float = DEADLINE_S,
     ) -> None:
         self._open_runtime = open_runtime
         self._clock = clock
         self._on_report = on_report
-        self._interval_s = interval_s
-        self._deadline_s = deadline_s
         self._handles: dict[str, NodeHandle] = {}
 
     def __repr__(self) -> str:
@@ -146,7 +142,7 @@ class Nodes:
             handle.has_changed.clear()
             await self._poll(handle)
             await self._clock.sleep(SHORTEST_GAP_S)
-            await wait_at_most(handle.has_changed, self._clock, self._interval_s)
+            await wait_at_most(handle.has_changed, self._clock, INTERVAL_S)
 
     async def _poll(self, handle: NodeHandle) -> None:
         before = handle.report
@@ -162,10 +158,10 @@ class Nodes:
         name, begun_s = handle.node.name, self._clock.unix_s()
         handle.removed.clear()
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(DEADLINE_S):
                 containers = await self._opened(handle).containers()
         except TimeoutError:
-            fault = f"containers of node {name}: no answer within {self._deadline_s:g} s"
+            fault = f"containers of node {name}: no answer within {DEADLINE_S:g} s"
         except ContainerError as error:
             fault = str(error)
         except Exception as error:
@@ -185,7 +181,7 @@ class Nodes:
                 log.debug("changes of node %s: %s", handle.node.name, error)
             except Exception:
                 log.exception("watching containers failed node=%s", handle.node.name)
-            await self._clock.sleep(self._interval_s)
+            await self._clock.sleep(INTERVAL_S)
 
 
 def _without(

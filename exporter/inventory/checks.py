@@ -10,10 +10,10 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
-def text_fault(value: str, limit: int = MAX_TEXT_CHARACTERS) -> str:
+def text_fault(value: str) -> str:
     """Return what is wrong with a text as a label value; empty when nothing is."""
-    if len(value) > limit:
-        return f"must be at most {limit} characters long, got {len(value):,}"
+    if len(value) > MAX_TEXT_CHARACTERS:
+        return f"must be at most {MAX_TEXT_CHARACTERS} characters long, got {len(value):,}"
     # `isprintable` is the quick answer for nearly all; it also refuses harmless exotic spaces.
     if value.isprintable() or not UNPRINTABLE.search(value):
         return ""

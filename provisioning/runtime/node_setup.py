@@ -193,15 +193,15 @@ def client_commands(access: NodeAccess, folder: str, user: str) -> tuple[str, ..
     )
 
 
-def node_signing_commands(access: NodeAccess, days: int = DAYS) -> tuple[str, ...]:
+def node_signing_commands(access: NodeAccess) -> tuple[str, ...]:
     """Return how the authority signs the node's request."""
     is_of = f"subjectAltName={alternative_name(access)}"
-    return (_signing_command(access.node, days, "extendedKeyUsage=serverAuth", is_of),)
+    return (_signing_command(access.node, "extendedKeyUsage=serverAuth", is_of),)
 
 
-def client_signing_commands(access: NodeAccess, days: int = DAYS) -> tuple[str, ...]:
+def client_signing_commands(access: NodeAccess) -> tuple[str, ...]:
     """Return how the authority signs a provisioner's request."""
-    return (_signing_command(access.client, days, "extendedKeyUsage=clientAuth"),)
+    return (_signing_command(access.client, "extendedKeyUsage=clientAuth"),)
 
 
 def node_start_commands() -> tuple[str, ...]:
@@ -225,11 +225,11 @@ def _request_command(folder: str, name: str) -> str:
     )
 
 
-def _signing_command(name: str, days: int, *extensions: str) -> str:
+def _signing_command(name: str, *extensions: str) -> str:
     """Return how request.pem's key gets a certificate that says what the authority says."""
     lines = " ".join((*BOUNDS, *extensions))
     return (
         f"printf '%s\\n' {lines} | openssl x509 -req -in request.pem -CA authority.pem "
         f"-CAkey authority.key -subj '/CN={name}' -copy_extensions none -extfile - "
-        f"-days {days} -out certificate.pem"
+        f"-days {DAYS} -out certificate.pem"
     )
