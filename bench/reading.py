@@ -12,7 +12,7 @@ from bench.bench import Bench
 from bench.figures import Finding
 from exporter.inventory.entries import targets_of
 from exporter.inventory.formats import Format, records
-from tests.exporter.inventory.lists import fleet
+from tests.exporter.inventory.fakes import fleet
 
 N_RUNS = 5
 

@@ -14,10 +14,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from grafana_foundation_sdk.models import units
 from promql_parser import Call, MatchOp, MatrixSelector, VectorSelector
 
 from tests.alerts import promql_tree
-from tests.dashboards.units import UNITS
+
+UNITS = frozenset(
+    value
+    for name, value in vars(units).items()
+    if isinstance(value, str) and not name.startswith("_")
+)
+
 
 Json = Mapping[str, Any]
 Rule = Callable[[Json], Iterator[tuple[str, str]]]

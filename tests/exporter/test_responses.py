@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import gc
 import re
+import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import ClassVar
 
 import aiohttp
 import pytest
@@ -19,10 +22,55 @@ from exporter.responses import MAX_RESPONSES, Body, ResponseSender
 from exporter.selfmetrics import Refusal, SelfMetrics
 from tests.exporter.fetching import fetch
 from tests.exporter.pollers import target, value_of
-from tests.exporter.reading import Reader
 from tests.exporter.test_web import site
 from tests.exporter.ui.building import metrics
 from tests.waiting import eventually
+
+SMALL_BUFFER_BYTES = 4096
+"""What a reader's kernel takes of an answer that is not read."""
+
+
+class Reader:
+    """A connection that asked for a page and leaves the answer where it is."""
+
+    opened: ClassVar[list[Reader]] = []
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened.append(self)
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def asking(cls, port: int, path: str = "/metrics", *headers: str) -> Reader:
+        """Connect and ask for a page."""
+        ours = socket.socket()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER_BYTES)
+        ours.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(ours, ("127.0.0.1", port))
+        reader, writer = await asyncio.open_connection(sock=ours, limit=SMALL_BUFFER_BYTES)
+        lines = [f"GET {path} HTTP/1.1", "Host: 127.0.0.1", *headers, "", ""]
+        writer.write("\r\n".join(lines).encode())
+        return cls(reader, writer)
+
+    async def status(self) -> int:
+        """Return the answer's status; what follows stays unread."""
+        return int((await self.head()).split()[1])
+
+    async def head(self) -> str:
+        """Return the answer's head; what follows stays unread."""
+        return (await self._reader.readuntil(b"\r\n\r\n")).decode()
+
+    async def rest(self) -> bytes:
+        """Return what follows until the server closes the connection."""
+        try:
+            return await self._reader.read()
+        except ConnectionError:
+            return b""
+
+    def break_off(self) -> None:
+        """Reset the connection."""
+        self._writer.transport.abort()
+
 
 LARGE_LABEL = "n" * 4000
 

@@ -14,8 +14,7 @@ import pytest
 
 from exporter.errors import InputError, SourceError
 from exporter.inventory import Change, Inventory, Shard, SourceSettings, SourceState, sources_for
-from tests.exporter.inventory.fakes import HeldClock, ToldSource, entry, ids
-from tests.exporter.inventory.lists import fleet
+from tests.exporter.inventory.fakes import HeldClock, ToldSource, entry, fleet, ids
 from tests.exporter.inventory.serving import Answer, InventoryServer
 from tests.turning import is_ever_free
 

@@ -1,6 +1,8 @@
-"""Real etcd without hurry: where nothing dies, a machine that is slow must not be taken for it."""
+"""Real etcd without hurry, where a slow machine must not be taken for a dead one; clocks for waits."""
 
 from __future__ import annotations
+
+import asyncio
 
 from ollama_fleet.clock import SystemClock
 from provisioning.store.etcd.access import Access
@@ -9,6 +11,23 @@ from provisioning.store.etcd.leadership import EtcdLeadership
 from provisioning.store.etcd.store import PAGE, EtcdStore
 from tests.etcd import Cluster
 from tests.provisioning.store.examples import PATIENCE_S, Opened
+
+HURRIED_S = 0.1
+
+
+class HurriedClock(SystemClock):
+    """Sleeps for a moment only, so that what is done now and then is done at once; time goes on."""
+
+    async def sleep(self, duration_s: float) -> None:
+        await super().sleep(min(duration_s, HURRIED_S))
+
+
+class SleepyClock(SystemClock):
+    """Whoever sleeps by it never wakes."""
+
+    async def sleep(self, duration_s: float) -> None:
+        await asyncio.Event().wait()
+
 
 DEADLINE_S = 60.0
 LEASE_S = int(2 * PATIENCE_S)

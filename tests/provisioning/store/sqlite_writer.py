@@ -27,8 +27,8 @@ from typing import Any
 from ollama_fleet.clock import Clock, SystemClock
 from provisioning.store.base import NEW, Change, Delete, Put, StoredInstance
 from provisioning.store.factory import open_store
-from tests.provisioning.store.clocks import SleepyClock
 from tests.provisioning.store.examples import instance
+from tests.provisioning.store.patience import SleepyClock
 
 N_COMMITS = 4
 MOVED = 10_000

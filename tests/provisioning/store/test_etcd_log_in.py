@@ -30,8 +30,8 @@ from provisioning.store.etcd.messages_pb2 import (
     RangeResponse,
     TxnResponse,
 )
-from tests.provisioning.store.clocks import HurriedClock
 from tests.provisioning.store.examples import PATIENCE_S
+from tests.provisioning.store.patience import HurriedClock
 
 LEASE_S = 10
 ANSWERS = {

@@ -23,7 +23,6 @@ from provisioning.store.etcd.leadership import EtcdLeadership
 from provisioning.store.etcd.messages_pb2 import WatchResponse
 from provisioning.store.etcd.store import EtcdStore
 from tests.etcd import Cluster, Member, etcd_cluster, gateway
-from tests.provisioning.store.clocks import HurriedClock
 from tests.provisioning.store.examples import (
     PATIENCE_S,
     Open,
@@ -37,7 +36,7 @@ from tests.provisioning.store.examples import (
     watched,
 )
 from tests.provisioning.store.leaders import leader
-from tests.provisioning.store.patience import patient_client
+from tests.provisioning.store.patience import HurriedClock, patient_client
 from tests.waiting import eventually
 
 T = TypeVar("T")
