@@ -24,7 +24,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from bench.poller import Reporter
-from exporter.descriptors import raise_limit
+from ollama_fleet.descriptors import raise_limit
 from tests.waiting import eventually
 
 HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=2.0)

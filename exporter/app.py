@@ -18,7 +18,6 @@ from exporter.descriptors import (
     client_connections,
     descriptor_shortage,
     instance_connections,
-    raise_limit,
 )
 from exporter.errors import InputError
 from exporter.fleet_log import log_fleet
@@ -56,6 +55,7 @@ from exporter.upstreams import Upstreams
 from exporter.web import Web
 from ollama_fleet import logs, systemd
 from ollama_fleet.clock import SystemClock
+from ollama_fleet.descriptors import raise_limit
 from ollama_fleet.durations import duration_text
 from ollama_fleet.problems import Problem
 from ollama_fleet.tokens import TokenFileError

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import resource
-
 RESERVE = 128
 """For inventories, logs, files and whatever Python opens."""
 CLIENTS_SHARE = 4
 """HTTP clients get at most a quarter of a low limit: most is for instances."""
-
-
-def raise_limit() -> int:
-    """Raise the soft limit of open files to the hard one; return it.
-
-    The soft limit is low only for the sake of programs that use select(), which this one does not.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
 
 
 def client_connections(most: int, limit: int) -> int:

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ollama_fleet import systemd
+from ollama_fleet import descriptors, systemd
 from ollama_fleet.clock import SystemClock
 from ollama_fleet.tokens import Tokens
 from ollama_fleet.version import VERSION, revision
-from provisioning import descriptors
 from provisioning.api.auth import SERVER_OPTION
 from provisioning.api.commands import Commands
 from provisioning.api.server import (

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from ollama_fleet import descriptors
 from ollama_fleet.canary_outcome import SKIPPED
 from ollama_fleet.clock import Clock
-from provisioning import descriptors
 from provisioning.actions import Unhealthy
 from provisioning.budget import phase_ratio
 from provisioning.errors import NotAskedError

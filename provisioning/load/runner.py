@@ -27,8 +27,8 @@ from locust.stats import (
     stats_history,
 )
 
+from ollama_fleet.descriptors import raise_limit
 from ollama_fleet.files import write_whole
-from provisioning.descriptors import raise_limit
 from provisioning.load.report import Report, Requests, is_for_text
 from provisioning.load.settings import LoadTestError, Plan, Settings
 from provisioning.load.users import Developer, Shared, Tally

@@ -16,6 +16,7 @@ import aiohttp
 
 from ollama_fleet.bounded_http import BodyTooLargeError, read_body
 from ollama_fleet.canary_outcome import CanaryOutcome
+from ollama_fleet.descriptors import SHORTAGES
 from ollama_fleet.keep_alive import (
     Stay,
     after_canary,
@@ -24,7 +25,6 @@ from ollama_fleet.keep_alive import (
     keep_alive,
     watch,
 )
-from provisioning.descriptors import SHORTAGES
 from provisioning.errors import NotAskedError, ResourceExhaustedError, TransientError
 from provisioning.model import Canary, Probe, RequestsPage, WarmUp
 from provisioning.runtime.base import CanaryResult

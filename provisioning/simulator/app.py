@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ollama_fleet import descriptors
 from ollama_fleet.tokens import Tokens
-from provisioning import descriptors
 from provisioning.simulator.control import (
     OPTION,
     ContainerRoutes,

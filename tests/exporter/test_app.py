@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,7 +21,7 @@ from exporter.app import Exporter
 from exporter.catalogue import Series
 from exporter.check import inventory_text, read_settings
 from exporter.config import Config, Given, build
-from exporter.descriptors import RESERVE, raise_limit
+from exporter.descriptors import RESERVE
 from exporter.errors import ExporterError, SourceError
 from ollama_fleet.clock import SystemClock
 from tests.exporter.fetching import fetch
@@ -508,23 +507,6 @@ async def test_a_fleet_that_grows_beyond_the_limit_is_warned_about_then(
         await pages.until_statuses({"a": "healthy", "b": "healthy", "c": "healthy"})
 
     assert descriptors.descriptor_shortage(3, RESERVED + 2, n_others=20) in caplog.text
-
-
-@pytest.fixture
-def _limits() -> Iterator[None]:
-    """Leave the process as it was."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-@pytest.mark.usefixtures("_limits")
-def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-
-    assert hard == raise_limit()
-    assert (hard, hard) == resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 @pytest.mark.parametrize(

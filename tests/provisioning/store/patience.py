@@ -1,4 +1,4 @@
-"""Real etcd without hurry, where a slow machine must not be taken for a dead one; clocks for waits."""
+"""Real etcd without hurry, where slow must not be taken for dead; clocks for what is waited for."""
 
 from __future__ import annotations
 

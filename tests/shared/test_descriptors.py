@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from provisioning import descriptors
+from ollama_fleet import descriptors
 
 
 @pytest.fixture
