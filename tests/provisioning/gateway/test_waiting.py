@@ -51,7 +51,9 @@ class Scene:
 
     def ask(self, *prompts: str, **more: str) -> Sequence[HTTPConnection]:
         """Send requests one after another, each over a connection of its own."""
-        clients = [HTTPConnection(urlsplit(self.gateway.url).netloc) for _ in prompts]
+        clients = [
+            HTTPConnection(urlsplit(self.gateway.url).netloc, timeout=DEADLINE_S) for _ in prompts
+        ]
         for client, prompt in zip(clients, prompts, strict=True):
             self.stack.callback(client.close)
             send(client, prompt, **more)
@@ -109,7 +111,7 @@ def full(folder: Path, *others: Listed, **sections: Any) -> Iterator[Scene]:
     """Run a gateway before an instance of one request at once, and other instances."""
     given: dict[str, Any] = {
         "limits": ONE_AT_ONCE,
-        "requests": {"wait": "60s"},
+        "requests": {"wait": "600s"},
         "nginx": {"workers": 1},
     }
     with running_servers(1) as (server,), ExitStack() as stack:
@@ -193,7 +195,7 @@ def test_requests_that_wait_too_long_are_refused_and_later_ones_served(tmp_path:
 
 def test_more_requests_than_may_wait_are_refused_at_once(tmp_path: Path) -> None:
     """Those who wait keep their turn."""
-    with full(tmp_path, requests={"wait": "60s", "max_waiting": 2}) as scene:
+    with full(tmp_path, requests={"wait": "600s", "max_waiting": 2}) as scene:
         clients = scene.ask("0", "1", "2")
         assert [(429, "1")] == answered(*scene.ask("3"))
         scene.is_open.set()
