@@ -196,12 +196,14 @@ def test_requests_that_wait_too_long_are_refused_and_later_ones_served(tmp_path:
 def test_more_requests_than_may_wait_are_refused_at_once(tmp_path: Path) -> None:
     """Those who wait keep their turn."""
     with full(tmp_path, requests={"wait": "600s", "max_waiting": 2}) as scene:
-        clients = scene.ask("0", "1", "2")
-        assert [(429, "1")] == answered(*scene.ask("3"))
-        scene.is_open.set()
+        for _ in range(2):
+            scene.is_open.clear()
+            clients = scene.ask("0", "1", "2")
+            assert [(429, "1")] == answered(*scene.ask("3"))
+            scene.is_open.set()
+            assert [(200, None)] * 3 == answered(*clients)
 
-        assert [(200, None)] * 3 == answered(*clients)
-        assert ["0", "1", "2"] == scene.prompts()
+        assert ["0", "1", "2"] * 2 == scene.prompts()
 
 
 def test_a_developer_does_not_wait_where_their_own_instance_has_room(tmp_path: Path) -> None:
