@@ -11,7 +11,7 @@ from bench.live.lab import Lab
 
 Deed = Callable[[Lab], Awaitable[None]]
 
-SLOW_NODE = "node-042"
+SLOW_NODE = "node-018"
 HEALTHY_LOW = "OllamaFleetHealthyInstancesLow"
 EXPORTER_DOWN = "OllamaFleetExporterDown"
 

@@ -90,8 +90,8 @@ async def exporter(
         f"--web.listen-address={url.removeprefix('http://')}",
         "--inventory.refresh-interval=500ms",
         f"--poll.interval={interval_s}s",
-        f"--poll.health-timeout={800 * interval_s}ms",
-        f"--poll.metrics-timeout={900 * interval_s}ms",
+        f"--poll.health-timeout={950 * interval_s}ms",
+        f"--poll.metrics-timeout={980 * interval_s}ms",
         *options,
     )
     async with Children(run_dir) as children:

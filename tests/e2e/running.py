@@ -89,8 +89,8 @@ def _exporter(inventory: Path | str, port: int, options: tuple[str, ...]) -> Chi
         f"--web.listen-address=127.0.0.1:{port}",
         "--inventory.refresh-interval=100ms",
         "--poll.interval=1s",
-        "--poll.health-timeout=800ms",
-        "--poll.metrics-timeout=900ms",
+        "--poll.health-timeout=950ms",
+        "--poll.metrics-timeout=980ms",
         *options,
     )
     return ChildSpec("exporter", command, f"http://127.0.0.1:{port}/-/ready")

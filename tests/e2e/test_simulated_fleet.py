@@ -14,6 +14,8 @@ from tests.e2e.running import Running, running
 from tests.waiting import eventually
 
 N = 200
+UNHURRIED = ("--poll.interval=5s", "--poll.health-timeout=4s", "--poll.metrics-timeout=4500ms")
+"""For servers in this process, which the tests keep busy."""
 
 
 def write_inventory(path: Path, entries: object) -> Path:
@@ -28,7 +30,8 @@ async def test_every_simulated_instance_of_a_mixed_fleet_is_recognised_and_healt
         entries = [{**entry, "engine": "auto"} for entry in fleet.inventory]
         expected = {str(one["id"]): ("healthy", one["engine"], "ok") for one in fleet.inventory}
         assert {"fleet", "ollama"} == {engine for _, engine, _ in expected.values()}
-        async with running(tmp_path, write_inventory(tmp_path / "fleet.json", entries)) as stack:
+        inventory = write_inventory(tmp_path / "fleet.json", entries)
+        async with running(tmp_path, inventory, None, *UNHURRIED) as stack:
             await eventually(lambda: _sees(stack, expected))
 
 

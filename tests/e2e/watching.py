@@ -123,7 +123,9 @@ def _exporter(watch: Observers, cluster: str, polled: Polled, port: int) -> Chil
     spec = observers.exporter(
         replace(watch, exporter_port=port, inventories=(inventory,), gateway_address=None)
     )
-    options = ("--poll.grace-period", "1s", *polled.options)
+    # As late as it goes: the servers live in a process that tests keep busy.
+    late = ("--poll.health-timeout", "950ms", "--poll.metrics-timeout", "980ms")
+    options = (*late, "--poll.grace-period", "1s", *polled.options)
     return replace(spec, name=f"exporter{cluster}", command=(*spec.command, *options))
 
 
