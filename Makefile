@@ -1,6 +1,8 @@
 # Every target sets up what it needs by itself: `.venv` here, programs such as Prometheus in `.programs`.
 
 export OLLAMA_FLEET_PROGRAMS_DIR ?= $(CURDIR)/.programs
+# Each worker of the tests compiles 500 modules, unless the first keeps them.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 # More workers than processors: many tests wait for servers. A file stays with one worker, as its tests

@@ -19,12 +19,13 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from numpy.typing import NDArray
+from scipy import special
 
 from exporter.warehouse.errors import WarehouseError
 from exporter.warehouse.schema import INSTANCE_HOURS
 from exporter.warehouse.storage import Warehouse
-from exporter.warehouse.trend import NodeTrend, holm
+from exporter.warehouse.trend import NodeTrend, Numbers, holm
 
 SLOW_BELOW = 0.85
 """Share of the median of its peers."""
@@ -127,6 +128,8 @@ def ageing(nodes: Iterable[NodeTrend]) -> IsOutlier:
     places = {(one.cluster, one.node) for one in nodes}
     return lambda one: (one.row["cluster"], one.row["node"]) in places
 
+
+Counts = NDArray[np.signedinteger]
 
 ALPHA = 0.01
 """Chance of a false explanation among all values together."""
@@ -278,8 +281,20 @@ def _between_nodes(nodes: Sequence[_Counts]) -> float:
 
 
 def _exact(hits: int, n: int, other_hits: int, n_other: int) -> float:
-    table = np.array([[hits, n - hits], [other_hits, n_other - other_hits]])
-    return float(stats.fisher_exact(table, alternative="greater").pvalue)
+    return float(min(1.0, _hypergeometric(n + n_other, hits + other_hits, n)[hits:].sum()))
+
+
+def _hypergeometric(n: int, hits: int, drawn: int) -> Numbers:
+    """Return how probable each number of hits is among those that are drawn of n, from none on."""
+    possible = np.arange(min(hits, drawn) + 1)
+    ways = np.add(_log_choices(hits, possible), _log_choices(n - hits, drawn - possible))
+    return np.asarray(np.exp(np.subtract(ways, _log_choices(n, drawn))))
+
+
+def _log_choices(n: int, chosen: Counts | int) -> Numbers:
+    """Return the logarithm of the binomial coefficient, which is minus infinity for zero ways."""
+    of_chosen = special.gammaln(np.add(chosen, 1)) + special.gammaln(np.subtract(n + 1, chosen))
+    return np.asarray(special.gammaln(n + 1) - of_chosen)
 
 
 def _within_nodes(mixed: Sequence[_Counts]) -> float:
@@ -291,8 +306,7 @@ def _within_nodes(mixed: Sequence[_Counts]) -> float:
     total = 0
     for one in mixed:
         n, hits = one.n_with + one.n_without, one.with_ + one.without
-        possible = np.arange(min(hits, one.n_with) + 1)
-        chances = np.convolve(chances, stats.hypergeom.pmf(possible, n, hits, one.n_with))
+        chances = np.convolve(chances, _hypergeometric(n, hits, one.n_with))
         total += one.with_
     return float(min(1.0, chances[total:].sum()))
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from exporter.warehouse.errors import WarehouseError
 from exporter.warehouse.schema import INSTANCE_HOURS
@@ -376,7 +376,7 @@ def _compared(nodes: Sequence[NodeTrend]) -> list[NodeTrend]:
     weights = np.array([one.slope.weight for one in tested])
     scaled = excess * weights  # one with fewer instances or days scatters more
     spread = max(NORMAL_MAD * float(np.median(np.abs(scaled))), 1e-12)
-    p_values = holm([float(p) for p in stats.t.sf(scaled / spread, len(tested) - 1)])
+    p_values = holm([float(p) for p in special.stdtr(len(tested) - 1, -scaled / spread)])
     judged = {
         id(one): replace(one, p_value=p, excess=float(more))
         for one, p, more in zip(tested, p_values, excess, strict=True)

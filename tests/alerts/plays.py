@@ -8,12 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from alerts import build, inhibition
 from alerts.settings import Settings
 from tests.alerts.fleets import DAY_MIN, RECENTLY_FAILED, Fleet, Steps
-from tests.alerts.promtool import Rule, foundations, run, write
+from tests.alerts.promtool import Rule, foundations, read_groups, run, write
 
 OF = "cluster, alertname, severity, node, model"
 FIRST = "tests:alerts_fired:first"
@@ -236,7 +234,7 @@ def rules_of(settings: Settings) -> list[Rule]:
     return [
         Rule(group["name"], body)
         for text in build.rule_files(settings).values()
-        for group in yaml.safe_load(text)["groups"]
+        for group in read_groups(text)
         for body in group["rules"]
     ]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from alerts import build, config, rulebook
 from alerts.model import Alert
@@ -18,6 +17,7 @@ from alerts.rulefile import BANNER
 from alerts.settings import Settings
 from exporter import catalogue
 from ollama_fleet.generated import GeneratedError
+from tests.alerts.promtool import read_groups
 from tests.conftest import ROOT
 
 RULES = ROOT / "alerts"
@@ -203,7 +203,7 @@ def test_labels_and_annotations_of_the_settings_are_on_every_alert_and_change_no
 
 
 def _rules(text: str) -> list[dict[str, Any]]:
-    return [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    return [rule for group in read_groups(text) for rule in group["rules"]]
 
 
 def test_an_alert_is_changed_or_left_out_as_the_settings_say() -> None:

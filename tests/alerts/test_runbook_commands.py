@@ -43,7 +43,11 @@ PREAMBLE = """
 set -u
 note() { printf '%s\\n' "$*" >> "$FAILURES"; }
 command_not_found_handle() { note "there is no command $1"; return 127; }
-ollama-fleet() { "$PYTHON" -P -m ollama_fleet "$@" || note "ollama-fleet $*"; }
+ollama-fleet() {
+  local said="$SAID/${*//\\//_}"
+  [ -e "$said" ] || "$PYTHON" -P -m ollama_fleet "$@" > "$said" || note "ollama-fleet $*"
+  cat "$said"
+}
 python3() { "$PYTHON" "$@" || note "python3 $*"; }
 """
 WATCHED = '{0}() {{ command {0} "$@" || note "{0} $*"; }}\n'
@@ -235,8 +239,12 @@ async def _run(script: str, folder: Path, environ: dict[str, str]) -> str:
 
 @pytest.mark.timeout(300)
 async def test_every_command_and_query_runs_against_a_live_fleet(tmp_path: Path) -> None:
-    """All shell blocks of a page, one after the other in one shell, with only what they set."""
-    path = _bin(tmp_path / "bin")
+    """All shell blocks of a page, one after the other in one shell, with only what they set.
+
+    A command of ours that several pages have runs once.
+    """
+    path, said = _bin(tmp_path / "bin"), tmp_path / "said"
+    said.mkdir()
     async with live(tmp_path) as running:
         await eventually(lambda: running.has('ALERTS{alertname="Watchdog"}'))
         query_faults = await _query_faults(running)
@@ -245,6 +253,7 @@ async def test_every_command_and_query_runs_against_a_live_fleet(tmp_path: Path)
             **running.environ,
             "PATH": str(path),
             "PYTHONPATH": str(ROOT),
+            "SAID": str(said),
         }
         failed = {
             page.name: text
