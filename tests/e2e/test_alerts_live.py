@@ -40,18 +40,11 @@ async def lab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
         yield made
 
 
-@pytest.mark.nightly
 async def test_a_healthy_fleet_wakes_nobody_and_keeps_the_dead_mans_switch_quiet(lab: Lab) -> None:
     assert [] == await lab.guard(trial.watch_healthy(lab))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name == IN_EVERY_RUN else pytest.mark.nightly)
-        for name in SCENARIOS
-    ],
-)
+@pytest.mark.parametrize("name", SCENARIOS)
 async def test_the_on_call_is_told_once_of_what_is_broken_and_when_it_is_over(
     lab: Lab, name: str
 ) -> None:
