@@ -22,9 +22,12 @@ from provisioning.demo.rundir import RunDir
 from tests.conftest import program
 
 N = 3_000
-IN_EVERY_RUN = "count"
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.nightly,
+    pytest.mark.timeout(600),
+]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

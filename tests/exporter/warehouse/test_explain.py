@@ -47,9 +47,9 @@ def values(found: list[Explanation]) -> list[tuple[str, str]]:
 
 def test_in_noise_nothing_is_found() -> None:
     """Neither where one instance in ten is an outlier, nor where one node in ten is as a whole."""
-    alarms = sum(map(_false_alarms, range(100)))
+    alarms = sum(map(_false_alarms, range(40)))
 
-    assert 10 >= alarms  # of 200
+    assert 4 >= alarms  # of 80
 
 
 def _false_alarms(seed: int) -> int:
