@@ -59,6 +59,26 @@ def test_a_stream_arrives_piece_by_piece(server: Server, gateway: Gateway) -> No
     assert 2 == len(others)
 
 
+def test_a_stream_without_chunks_arrives_piece_by_piece(tmp_path: Path) -> None:
+    """It ends with its connection; nginx would hold it back in buffers, unlike chunks."""
+    body = json.dumps(ASK).encode()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        running_gateway(tmp_path, [Listed(listening.getsockname()[1])]) as gateway,
+        connection(gateway) as client,
+    ):
+        client.sendall(head(len(body)) + body)
+        instance, _ = listening.accept()
+        with instance:
+            instance.recv(65_536)
+            instance.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            for piece in (b"first", b"second", b"third"):
+                instance.sendall(piece)
+                received = b""
+                while piece not in received:
+                    received += client.recv(65_536) or pytest.fail("the gateway ended the stream")
+
+
 def test_a_client_that_leaves_stops_the_instance(server: Server, gateway: Gateway) -> None:
     server.pause_s = 0.1
     server.chunks = lambda: iter([b'{"response":"x"}\n'] * 1000)  # type: ignore[method-assign]

@@ -49,15 +49,15 @@ class Scene:
         self.is_open.wait(DEADLINE_S)
         yield b'{"done":true}\n'
 
+    def connect(self) -> HTTPConnection:
+        """Return a client of its own connection."""
+        client = HTTPConnection(urlsplit(self.gateway.url).netloc, timeout=DEADLINE_S)
+        self.stack.callback(client.close)
+        return client
+
     def ask(self, *prompts: str, **more: str) -> Sequence[HTTPConnection]:
         """Send requests one after another, each over a connection of its own."""
-        clients = [
-            HTTPConnection(urlsplit(self.gateway.url).netloc, timeout=DEADLINE_S) for _ in prompts
-        ]
-        for client, prompt in zip(clients, prompts, strict=True):
-            self.stack.callback(client.close)
-            send(client, prompt, **more)
-        return clients
+        return [send(self.connect(), prompt, **more) for prompt in prompts]
 
     def prompts(self) -> Sequence[str]:
         """Return what the instance was asked, in this order."""
@@ -69,6 +69,13 @@ def send(client: HTTPConnection, prompt: str, model: str = MODEL, key: str = "")
     body = json.dumps({"model": model, "prompt": prompt, "stream": True})
     client.request("POST", "/api/generate", body, {"Authorization": f"Bearer {key}"})
     wait_until(lambda: 0 == n_unread(client))
+    return client
+
+
+def look_in(client: HTTPConnection) -> HTTPConnection:
+    """Ask for what the gateway answers itself."""
+    client.request("GET", "/")
+    client.getresponse().read()
     return client
 
 
@@ -165,12 +172,18 @@ def test_a_request_lets_those_of_other_workers_look_first_and_waits_for_no_hung_
     tmp_path: Path,
 ) -> None:
     with full(tmp_path, nginx={"workers": 2}) as scene:
-        (ours,) = scene.ask("0")
-        mine = theirs = worker_of(scene.gateway, ours)
-        while mine == theirs:
-            theirs = worker_of(scene.gateway, *scene.ask("1"))
-        os.kill(theirs, signal.SIGSTOP)
-        scene.stack.callback(os.kill, theirs, signal.SIGCONT)
+        clients: dict[int, list[HTTPConnection]] = {one: [] for one in scene.gateway.workers()}
+        while min(map(len, clients.values())) < 2:
+            client = look_in(scene.connect())
+            clients[worker_of(scene.gateway, client)].append(client)
+        (ours, *_), (theirs, other, *_) = clients.values()
+        send(ours, "0")
+        wait_until(scene.prompts)
+        send(theirs, "1")
+        look_in(other)  # so its worker is done with the one before
+        hung = worker_of(scene.gateway, theirs)
+        os.kill(hung, signal.SIGSTOP)
+        scene.stack.callback(os.kill, hung, signal.SIGCONT)
         scene.is_open.set()
         answered(ours)
         delays_s = []
