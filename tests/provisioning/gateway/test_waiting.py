@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -87,11 +87,13 @@ def n_unread(client: HTTPConnection) -> int:
 def worker_of(gateway: Gateway, client: HTTPConnection) -> int:
     """Return the process that has the other end of a connection."""
     end = f"socket:[{_gateway_s_end(client)[9]}]"
-    found = {
-        worker: [os.readlink(one) for one in Path(f"/proc/{worker}/fd").iterdir()]
-        for worker in gateway.workers()
-    }
-    return next(worker for worker, files in found.items() if end in files)
+    return next(worker for worker in gateway.workers() if end in _files(worker))
+
+
+def _files(process: int) -> Iterator[str]:
+    for one in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            yield os.readlink(one)
 
 
 def _gateway_s_end(client: HTTPConnection) -> Sequence[str]:
