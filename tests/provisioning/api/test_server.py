@@ -59,7 +59,7 @@ async def keep_busy(client: Client, board: Board) -> None:
 
 async def is_closed(client: Client) -> bool:
     try:
-        return not await asyncio.wait_for(client[0].read(1), 30.0)  # less than IDLE_S
+        return not await asyncio.wait_for(client[0].read(1), 60.0)  # less than IDLE_S
     except ConnectionError:
         return True
 

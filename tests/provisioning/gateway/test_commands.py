@@ -125,7 +125,9 @@ def test_the_commands_of_the_page_work_one_after_the_other(tmp_path: Path) -> No
             "gateway.yml": str(tmp_path / "gateway.yml"),
             "keys.json": str(tmp_path / "keys.json"),
         }
-        (tmp_path / "gateway.yml").write_text(_replaced(text, places))
+        sources = f'["{real.source.url}"]'
+        patient = _replaced(text, places).replace(sources, f"{sources}, timeout: 100s")
+        (tmp_path / "gateway.yml").write_text(patient)
         lines = _replaced("".join(SH.findall(PAGE.read_text())), places).splitlines()
         results = [run(*words) for line in lines if (words := _of_gateway(line))]
         (curl,) = (line for line in lines if "curl" in line)

@@ -13,10 +13,12 @@ import trustme
 from ollama_fleet.clock import SystemClock
 from provisioning.errors import StoreError, StoreUnavailableError
 from provisioning.store.base import Store
-from provisioning.store.etcd.access import Credentials
+from provisioning.store.etcd.access import Access, Credentials
+from provisioning.store.etcd.client import Client
 from provisioning.store.factory import open_store
 from tests.etcd import Cluster, etcd_cluster, gateway
 from tests.provisioning.store.examples import Opened, instance, leading, put, watched
+from tests.provisioning.store.patience import DEADLINE_S, opened_with
 from tests.waiting import eventually
 
 PASSWORD = "s3cr3t-of-the-fleet"  # noqa: S105
@@ -93,8 +95,17 @@ def opened(url: str, credentials: Credentials | None = None) -> Opened:
     return open_store(url, "test", clock=SystemClock(), holder="alice", credentials=credentials)
 
 
+def patiently_opened(url: str, credentials: Credentials) -> Opened:
+    """Return a store and a leadership whose client waits for its answers."""
+    scheme, _, members = url.partition("://")
+    access = Access(
+        tuple(members.split(",")), scheme == "etcds", credentials, deadline_s=DEADLINE_S
+    )
+    return opened_with(Client(access), "test")
+
+
 async def test_a_cluster_that_asks_for_a_certificate_is_used_with_ours(secured: Secured) -> None:
-    alice = opened(secured.url, secured.credentials)
+    alice = patiently_opened(secured.url, secured.credentials)
     async with leading(alice) as (store, term):
         start = await store.load()
         await put(store, term, instance())
@@ -133,7 +144,7 @@ def test_a_certificate_that_cannot_be_read_is_named(secured: Secured, tmp_path: 
 async def test_a_user_logs_in_with_the_password_of_a_file(
     guarded: Cluster, user: Credentials
 ) -> None:
-    alice = opened(guarded.url, user)
+    alice = patiently_opened(guarded.url, user)
     async with leading(alice) as (store, term):
         start = await store.load()
         await put(store, term, instance())
