@@ -159,6 +159,8 @@ class Wrk:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
     def stopped(self) -> Load:
         """End the load, and return what it saw."""

@@ -53,6 +53,23 @@ def test_no_instance_of_an_overloaded_fleet_gets_more_than_its_limit(tmp_path: P
     assert {1} == set(most_at_once.values())
 
 
+def test_no_instance_has_more_requests_in_flight_than_its_limit(tmp_path: Path) -> None:
+    with (
+        counting_server(tmp_path / "servers", answer_s=0.05) as servers,
+        running_gateway(
+            tmp_path,
+            servers.instances(20),
+            limits={"default": {"rate": 1000, "burst": 1000}},
+            requests=AT_ONCE,
+        ) as gateway,
+        Wrk(gateway.url, tmp_path, connections=50, seconds=600),
+    ):
+        wait_until(lambda: samples(gateway).total("rejected_total", reason="fleet_full") > 500)
+        _, most_at_once = servers.report()
+
+    assert [1] * 20 == [*most_at_once.values()]
+
+
 @pytest.mark.nightly
 def test_no_instance_of_ten_thousand_gets_more_than_its_limit(tmp_path: Path) -> None:
     with (
