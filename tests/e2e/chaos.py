@@ -50,7 +50,7 @@ async def watched(made: Lab) -> AsyncIterator[None]:
     finally:
         assert looking.cancel()
         await asyncio.wait([looking])
-    assert [] == doubled
+    assert not doubled, doubled
 
 
 @contextmanager

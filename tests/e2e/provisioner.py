@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from provisioning.runtime import cgroups
+from provisioning.runtime import cgroups, launch
 from provisioning.runtime.process import label_of
 from tests.ports import CONTAINER_PORTS, free_port
 from tests.waiting import eventually
@@ -305,9 +305,17 @@ class Lab:
         return told
 
     def processes(self) -> list[InstanceProcess]:
-        """Return the processes of all instances, those that hang among them."""
-        mark = str(self.server).encode()
-        return [_process_of(pid, words, mark) for pid, words in command_lines() if mark in words]
+        """Return the processes of all instances, those that hang among them.
+
+        A launcher has its instance's command line, too. It is none yet: it ends where its
+        provisioner lost the instance to another.
+        """
+        mark, launcher = str(self.server).encode(), launch.__file__.encode()
+        return [
+            _process_of(pid, words, mark)
+            for pid, words in command_lines()
+            if mark in words and launcher not in words
+        ]
 
     def faults(self, instances: Sequence[Mapping[str, Any]], count: int) -> list[str]:
         """Return what is not as it should be: so many instances, all running, a process each."""

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from ollama_fleet.canary_outcome import CanaryOutcome
 from provisioning.model import Canary
+from provisioning.runtime import probe
 from provisioning.runtime.base import CanaryResult
 from provisioning.runtime.canary import LoadedModel, loaded_model, ollama_body, trained_context
 from provisioning.runtime.probe import HttpProber
@@ -275,7 +276,7 @@ async def test_other_servers_get_a_completion_of_openais(
 
 
 async def test_a_real_llama_server_generates_and_stalls_while_it_is_frozen(
-    prober: HttpProber, tiny_model: Path, tmp_path: Path
+    prober: HttpProber, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with llama_server(tiny_model, log=tmp_path / "log") as server:
         assert OK == await sent(prober, server.port, "llamacpp")
@@ -287,7 +288,9 @@ async def test_a_real_llama_server_generates_and_stalls_while_it_is_frozen(
 
         os.kill(server.process.pid, signal.SIGSTOP)
         try:
-            await eventually(stalls)
+            with monkeypatch.context() as patch:
+                patch.setattr(probe, "PAGE_TIMEOUT_S", QUICK.timeout_s)
+                await eventually(stalls)
         finally:
             os.kill(server.process.pid, signal.SIGCONT)
 
