@@ -262,9 +262,11 @@ async def test_what_a_pointer_passes_over_is_not_looked_up(page: FleetPage) -> N
             asked.push(url);
             return Promise.resolve(new Response("[]"));
           };
-          const lookups = new Lookups(() => {});
+          let isFound;
+          const found = new Promise((done) => (isFound = done));
+          const lookups = new Lookups(isFound);
           for (const id of "abcdef") lookups.want(id, 1);
-          await wait(400);
+          await found;
           lookups.want("f", 1);
           await wait(400);
           window.fetch = real;
