@@ -140,7 +140,7 @@ def _fenced(lines: Sequence[str]) -> Block:
 
 
 def _list(lines: Sequence[str], inline: Inline) -> Block:
-    """Return a list: an item goes on as long as lines are indented by its marker's width."""
+    """Return a list: lines indented by the marker's width belong to the item."""
     kind = "ul" if lines[0].startswith("-") else "ol"
     items = []
     at = 0

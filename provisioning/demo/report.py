@@ -216,7 +216,7 @@ def as_json(
 
 
 def left_behind(plan: Plan, n_processes: int) -> str:
-    """Return what goes on after the run; empty: nothing does."""
+    """Return what still runs after the command ended; empty: nothing."""
     left = []
     if n_processes:
         left.append(f"instances that go on as processes, as --keep-instances asks: {n_processes:,}")

@@ -203,17 +203,13 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--workers", type=click.IntRange(0, 1024), default=0, help="Worker processes on this machine."
 )
-@click.option(
-    "--master", type=Address("10.0.0.5:5557"), help="Listen here for workers of other machines."
-)
+@click.option("--master", type=MASTER_ADDRESS, help="Listen here for workers of other machines.")
 @click.option(
     "--expect-workers",
     type=click.IntRange(1, 1024),
-    help="Begin when so many are there; without it, those of this machine.",
+    help="Begin when this many are connected; default: those of this machine.",
 )
-@click.option(
-    "--worker-of", type=Address("10.0.0.5:5557"), help="Be a worker of the master at this address."
-)
+@click.option("--worker-of", type=MASTER_ADDRESS, help="Be a worker of the master at this address.")
 def load(**options: Any) -> None:
     """Run the command."""
     logs.configure("warning")

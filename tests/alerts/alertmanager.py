@@ -30,7 +30,7 @@ QUICK = {
     "page_repeat_interval": "1h",
     "ticket_repeat_interval": "1h",
 }
-"""Settings with which a test need not wait long, and alerts posted at once are told at once."""
+"""Short settings for tests; alerts that are posted together are sent in one message."""
 
 SEVERITY_BY_PATH = {"page": "critical", "ticket": "warning", "info": "info"}
 

@@ -212,7 +212,7 @@ async def _said(command: str, environment: Mapping[str, str]) -> str:
 
 
 async def _n_replaced(session: aiohttp.ClientSession, said: str, n: int) -> bool:
-    """Return whether so many later generations were started, or more, and all instances run."""
+    """Return whether at least this many later generations were started and all instances run."""
     (url,) = (url for url in _urls(said) if re.search(r":\d+/instances$", url))
     async with session.get(f"{url}?details=1") as answer:
         listed = await answer.json()

@@ -36,7 +36,7 @@ class Ended:
 
 
 class Enough:
-    """Lets so many requests pass to a handler, and then says that it is enough."""
+    """Passes requests to a handler and counts them until there are enough."""
 
     def __init__(self, n: int, handler: Handler) -> None:
         self.n_asked = 0

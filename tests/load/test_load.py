@@ -284,7 +284,7 @@ async def test_streams_of_a_real_server_are_whole_and_have_a_first_token(
 
 
 async def has_predicted(url: str, n: int) -> bool:
-    """Say whether a server has generated so many tokens."""
+    """Say whether a server has generated this number of tokens."""
     async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
         (found,) = re.findall(r"(?m)^llamacpp:tokens_predicted_total (\S+)", await answer.text())
     return float(found) >= n

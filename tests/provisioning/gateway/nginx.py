@@ -133,7 +133,7 @@ class Gateway:
         """Let every worker of the gateway use another list."""
         mark = f"list-{self.source.n_read}"
         self.source.body = upstreams(instances, mark)
-        # The kernel chooses the worker of each connection: so many in a row are those of all.
+        # The kernel chooses the worker of each connection: this many in a row reach all of them.
         wait_until(lambda: all(mark in self.models() for _ in range(30)))
 
     def models(self) -> list[str]:
